@@ -1,0 +1,119 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"spool/storage"
+	"spool/storage/batch"
+)
+
+// output assembles output.jsonl. It exists, perhaps empty, unless the file was rejected.
+func (j job) output(ctx context.Context) error {
+	if j.plan.Verdict == batch.Rejected {
+		return nil
+	}
+	m := j.manifest
+	return j.upload(ctx, target{key: j.key(batch.OutputName), size: m.Counts.OKBytes, exact: true}, func(ctx context.Context) (stream, error) {
+		return &file{key: batch.ManifestKey(m.Batch), lines: newOrdered(ctx, j.outputParts()), want: m.Counts.OK}, nil
+	})
+}
+
+// errors assembles errors.jsonl, if it has any line.
+func (j job) errors(ctx context.Context) error {
+	m, t := j.manifest, count(j.plan, j.manifest)
+	if t.errors() == 0 {
+		return nil
+	}
+	to := target{key: j.key(batch.ErrorsName)}
+	if t.missing == 0 && t.bad == 0 {
+		to.size, to.exact = m.Counts.ErrBytes, true
+	}
+	return j.upload(ctx, to, func(ctx context.Context) (stream, error) {
+		bad, err := j.openBad(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &file{key: batch.ManifestKey(m.Batch), lines: newOrdered(ctx, j.errorParts()), bad: bad, want: t.errors()}, nil
+	})
+}
+
+// invalid makes invalid.jsonl, which is the bad lines as they were staged, if there are any.
+func (j job) invalid(ctx context.Context) error {
+	if j.plan.Bad == 0 {
+		return nil
+	}
+	return j.upload(ctx, target{key: j.key(batch.InvalidName)}, func(ctx context.Context) (stream, error) {
+		key := batch.BadKey(j.plan.Batch, j.plan.Folder)
+		body, _, err := j.bucket.Get(ctx, key, storage.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		plain, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return nil, errors.Join(err, body.Close())
+		}
+		return &plainText{plain, body}, nil
+	})
+}
+
+// plainText is a compressed object, decompressed.
+type plainText struct {
+	*zstd.Decoder
+	body io.Closer
+}
+
+func (p *plainText) Close() error {
+	p.Decoder.Close()
+	return p.body.Close()
+}
+
+// stream yields the bytes of a file that is to be uploaded.
+type stream interface {
+	io.Reader
+	io.Closer
+}
+
+// target is a file that is to be there.
+type target struct {
+	key   string
+	size  int64
+	exact bool // size is known
+}
+
+// upload stores what open yields unless the file is there. The bytes are the same whoever makes them, so
+// one that is there is this one.
+func (j job) upload(ctx context.Context, to target, open func(context.Context) (stream, error)) error {
+	obj, err := j.bucket.Head(ctx, to.key)
+	if storage.IsNotFound(err) {
+		obj, err = j.uploadOnce(ctx, to, open)
+	}
+	if err != nil {
+		return err
+	}
+	if to.exact && obj.Size != to.size {
+		return corruptf(to.key, "it has %d bytes, the manifest says %d", obj.Size, to.size)
+	}
+	return nil
+}
+
+func (j job) uploadOnce(ctx context.Context, to target, open func(context.Context) (stream, error)) (storage.Object, error) {
+	var s stream
+	drop := func() {
+		if s != nil {
+			_ = s.Close() // it was read only
+		}
+		s = nil
+	}
+	defer drop()
+	stored, err := storage.UploadOnce(ctx, j.bucket, to.key, func() (io.Reader, error) {
+		drop() // that of the try before
+		var err error
+		s, err = open(ctx)
+		return s, err
+	}, jsonLines(to.size))
+	return stored.Object, err
+}
