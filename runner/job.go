@@ -1,0 +1,315 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"spool/runner/vllm"
+	"spool/storage"
+	"spool/storage/batch"
+	"spool/storage/lease"
+	"spool/storage/queue"
+)
+
+// job is one message at work.
+type job struct {
+	queue   Queue
+	fast    bool
+	message *queue.Message
+	fed     func() // tells the lane that it may receive the next; may be called again
+}
+
+// fate is what becomes of a message.
+type fate struct {
+	action action
+	delay  time.Duration // of actDefer
+	name   string        // for metrics and logs
+}
+
+type action int
+
+const (
+	actLeave    action = iota // it comes back when its visibility ends
+	actDelete                 // its work is done, by whomever
+	actDefer                  // others should see it after a delay
+	actHandOver               // somebody else should have it at once
+)
+
+const (
+	unknownDelay = 5 * time.Minute  // of messages of a later version
+	failureDelay = 30 * time.Second // after a failure here
+)
+
+// handle works on one message from receive to its fate.
+func (r *Runner) handle(working, stopping context.Context, j job, stop context.CancelCauseFunc) {
+	held := j.queue.Hold(working, j.message)
+	handOver, give := context.WithCancel(stopping)
+	var wall sync.WaitGroup
+	wall.Go(func() {
+		select {
+		case <-held.Wall():
+			give()
+		case <-handOver.Done():
+		}
+	})
+	f, err := r.process(working, handOver, j)
+	give()
+	wall.Wait()
+	held.Release()
+
+	var cause *causeError
+	switch {
+	case errors.As(err, &cause):
+		stop(fmt.Errorf("%w: %w", ErrElsewhere, err))
+	case storage.Temporary(err): // a store that is out for a while: a loaded model is worth the wait
+	case err != nil && r.tooMany(true):
+		stop(errTooMany(err))
+	case err == nil:
+		r.tooMany(false)
+	}
+	if err != nil {
+		r.log.Error("shard failed", zap.String("event", "shard_failed"), zap.String("fate", f.name), zap.Error(err))
+	}
+	r.meter.shards.WithLabelValues(f.name).Inc()
+	if err := f.apply(working, j); err != nil {
+		r.log.Warn("message could not be settled: it comes back by itself", zap.String("event", "settle_failed"), zap.String("fate", f.name), zap.Error(err))
+	}
+}
+
+func (f fate) apply(ctx context.Context, j job) error {
+	switch f.action {
+	case actDelete:
+		return j.queue.Delete(ctx, j.message)
+	case actDefer:
+		return j.queue.Extend(ctx, j.message, f.delay)
+	case actHandOver:
+		return j.queue.HandOver(ctx, j.message)
+	}
+	return nil
+}
+
+// process decides what a message asks for, and does it. With an error the fate is still good.
+func (r *Runner) process(ctx, handOver context.Context, j job) (fate, error) {
+	var m batch.Message
+	if err := json.Unmarshal([]byte(j.message.Body), &m); err != nil || m.V > batch.Version || m.Type != batch.MessageShard || !batch.ValidID(m.Batch) {
+		r.log.Warn("message is not for this version", zap.String("event", "message_unknown"), zap.String("message_id", j.message.ID))
+		return fate{actDefer, unknownDelay, "unknown"}, nil
+	}
+	plan, f, err := r.lookUp(ctx, handOver, m)
+	switch {
+	case errors.Is(err, errHandOver):
+		return fate{actHandOver, 0, "handed_over"}, nil
+	case errors.Is(err, batch.ErrVersion):
+		r.log.Warn("batch is not for this version", zap.String("event", "batch_unknown"), zap.String("batch_id", m.Batch), zap.Error(err))
+		return fate{actDefer, unknownDelay, "unknown"}, nil
+	case plan == nil || err != nil:
+		return f, err
+	}
+	id := shardID{m.Batch, m.Shard}
+	if !r.take(id) {
+		return fate{actDefer, lease.DefaultTTL, "duplicate"}, nil
+	}
+	defer r.untake(id)
+	return r.lead(ctx, handOver, j, plan, m.Shard)
+}
+
+// lookUp finds the plan of a message. No plan means that there is nothing to work on, and what becomes
+// of the message.
+func (r *Runner) lookUp(ctx, handOver context.Context, m batch.Message) (*batch.Plan, fate, error) {
+	failed := fate{actDefer, failureDelay, "failed"}
+	if ended, err := r.exists(ctx, batch.ResultKey(m.Batch)); err != nil || ended {
+		return nil, pick(err, failed, fate{actDelete, 0, "ended"}), err
+	}
+	plan, err := r.plan(ctx, m.Batch)
+	switch {
+	case storage.IsNotFound(err):
+		return nil, fate{actLeave, 0, "no_plan"}, nil
+	case err != nil:
+		return nil, failed, err
+	case m.Shard < 0 || m.Shard >= len(plan.Shards):
+		r.log.Warn("message names a shard that the plan does not have", zap.String("event", "message_forged"), zap.String("batch_id", m.Batch), zap.Int("shard", m.Shard))
+		return nil, fate{actDelete, 0, "forged"}, nil
+	}
+	for _, key := range []string{batch.DoneKey(m.Batch, m.Shard), batch.StopKey(m.Batch)} {
+		there, err := r.exists(ctx, key)
+		if err != nil {
+			return nil, failed, err
+		}
+		if there {
+			_, err := r.finalize(ctx, handOver, plan)
+			return nil, pick(err, failed, fate{actDelete, 0, "done_before"}), err
+		}
+	}
+	return plan, fate{}, nil
+}
+
+func pick(err error, failed, good fate) fate {
+	if err != nil {
+		return failed
+	}
+	return good
+}
+
+// lead takes the lease of the shard, works under it, and finalises.
+func (r *Runner) lead(ctx, handOver context.Context, j job, plan *batch.Plan, index int) (fate, error) {
+	log := r.log.With(zap.String("batch_id", plan.Batch), zap.Int("shard", index))
+	leaseCtx, l, err := lease.Acquire(ctx, lease.Config{
+		Bucket: r.cfg.Bucket, Key: batch.LeaseKey(plan.Batch, index), Owner: r.cfg.Name, TTL: r.cfg.LeaseTTL,
+	})
+	if held, ok := errors.AsType[*lease.HeldError](err); ok {
+		return fate{actDefer, held.Remaining + time.Second + rand.N(5*time.Second), "leased"}, nil
+	}
+	if err != nil {
+		return fate{actDefer, failureDelay, "failed"}, err
+	}
+	notes := r.ledgerOf(plan.Batch)
+	log.Info("shard taken", zap.String("event", "shard_taken"), zap.Int64("gen", l.Gen()), zap.Bool("predecessor_crashed", l.Predecessor().Crashed))
+	err = r.workUnder(leaseCtx, handOver, newShard(shard{
+		cfg: &r.cfg, log: log, window: r.window, plan: plan, index: index, fast: j.fast, fed: j.fed, notes: notes,
+	}))
+	if cause := context.Cause(leaseCtx); err != nil && errors.Is(cause, lease.ErrLost) {
+		err = cause
+	}
+	f, err := r.verdict(ctx, l, err)
+	r.writeRecord(ctx, notes, true)
+	if releaseErr := l.Release(ctx); releaseErr != nil && !errors.Is(releaseErr, lease.ErrLost) {
+		log.Warn("lease could not be released: it ends by itself", zap.String("event", "release_failed"), zap.Error(releaseErr))
+	}
+	log.Info("shard left", zap.String("event", "shard_left"), zap.String("fate", f.name))
+	return f, err
+}
+
+// workUnder works on the shard and tries to end the batch.
+func (r *Runner) workUnder(ctx, handOver context.Context, s *shard) error {
+	if err := r.checkModels(handOver, s.plan); err != nil {
+		return err
+	}
+	if err := s.work(ctx, handOver); err != nil {
+		return err
+	}
+	s.notes.shardDone()
+	r.writeRecord(ctx, s.notes, false)
+	result, err := r.finalize(ctx, handOver, s.plan)
+	if err != nil {
+		return err
+	}
+	if result != nil {
+		s.log.Info("batch ended", zap.String("event", "batch_ended"), zap.String("outcome", result.Outcome),
+			zap.Int64("completed", result.Completed), zap.Int64("failed", result.Failed))
+	}
+	return nil
+}
+
+// finalize ends the batch if this was its last shard. Assembling a large output takes minutes, more than
+// there is when a runner is stopped: then somebody else goes on where this one is.
+func (r *Runner) finalize(ctx, handOver context.Context, plan *batch.Plan) (*batch.Result, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(handOver, cancel)()
+	result, err := r.cfg.Finalizer.Try(ctx, plan)
+	switch {
+	case err != nil && handOver.Err() != nil:
+		return nil, errHandOver
+	case err != nil:
+		return nil, fmt.Errorf("finalise: %w", err)
+	}
+	return result, nil
+}
+
+// checkModels fails with a causeError if no engine has a model of the batch.
+func (r *Runner) checkModels(ctx context.Context, plan *batch.Plan) error {
+	missing, served, err := r.fleet.missing(ctx, plan.Models)
+	if err != nil {
+		return errHandOver
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &causeError{batch.Cause{
+		Code:    vllm.CodeModelNotFound,
+		Message: fmt.Sprintf("no engine serves %s; served are: %s", strings.Join(missing, ", "), strings.Join(served, ", ")),
+	}}
+}
+
+// verdict makes a fate of how the work ended.
+func (r *Runner) verdict(ctx context.Context, l *lease.Lease, err error) (fate, error) {
+	var cause *causeError
+	switch {
+	case err == nil:
+		return fate{actDelete, 0, "done"}, nil
+	case errors.Is(err, errHandOver):
+		return fate{actHandOver, 0, "handed_over"}, nil
+	case errors.Is(err, lease.ErrLost):
+		return fate{actLeave, 0, "lease_lost"}, nil
+	case errors.As(err, &cause):
+		if noteErr := r.noteCause(ctx, l, cause.Cause); noteErr != nil {
+			err = errors.Join(err, noteErr)
+		}
+		return fate{actHandOver, 0, "elsewhere"}, err
+	}
+	return fate{actDefer, failureDelay, "failed"}, err
+}
+
+// noteCause leaves the reason in the lease, where the watcher counts them.
+func (r *Runner) noteCause(ctx context.Context, l *lease.Lease, c batch.Cause) error {
+	var notes batch.LeaseNotes
+	if raw := l.Notes(); raw != nil {
+		if err := json.Unmarshal(raw, &notes); err != nil {
+			return fmt.Errorf("read notes of lease: %w", err)
+		}
+	}
+	c.Runner, c.At = r.cfg.Name, time.Now().Unix()
+	notes.Causes = append(notes.Causes, c)
+	raw, err := json.Marshal(notes)
+	if err != nil {
+		return fmt.Errorf("encode notes of lease: %w", err)
+	}
+	return l.SetNotes(ctx, raw)
+}
+
+// plan reads a plan, or remembers it: a runner often holds several shards of a batch.
+func (r *Runner) plan(ctx context.Context, id string) (*batch.Plan, error) {
+	r.mu.Lock()
+	plan := r.plans[id]
+	r.mu.Unlock()
+	if plan != nil {
+		return plan, nil
+	}
+	body, _, err := storage.ReadAll(ctx, r.cfg.Bucket, batch.PlanKey(id))
+	if err != nil {
+		return nil, err
+	}
+	plan = new(batch.Plan)
+	if err := json.Unmarshal(body, plan); err != nil {
+		return nil, fmt.Errorf("read plan of %s: %w", id, err)
+	}
+	if plan.V > batch.Version {
+		return nil, fmt.Errorf("read plan of %s: %w", id, batch.ErrVersion)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.plans) >= maxPlans {
+		clear(r.plans)
+	}
+	r.plans[id] = plan
+	return plan, nil
+}
+
+// maxPlans bounds what is remembered; a plan of a million lines is some 100 kB.
+const maxPlans = 64
+
+func (r *Runner) exists(ctx context.Context, key string) (bool, error) {
+	_, err := r.cfg.Bucket.Head(ctx, key)
+	if storage.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}

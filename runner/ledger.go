@@ -1,0 +1,68 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"spool/storage"
+	"spool/storage/batch"
+)
+
+// ledger is what this runner did for one batch: the runner record. It is safe for concurrent use.
+type ledger struct {
+	retries, resumed, requests, open atomic.Int64
+	segments                         atomic.Int64 // tried, of all shards, so that no name is used twice
+
+	mu  sync.Mutex
+	rec batch.Runner
+}
+
+func newLedger(cfg *Config, id string) *ledger {
+	return &ledger{rec: batch.Runner{
+		V: batch.Version, Batch: id, Runner: cfg.Name, Host: cfg.Host, Version: cfg.Version, StartedAt: time.Now().Unix(),
+	}}
+}
+
+func (l *ledger) commit(c batch.ChunkInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rec.Chunks++
+	l.rec.OK += c.Counts.OK
+	l.rec.Err += c.Counts.Err
+	l.rec.Usage.Add(c.Usage)
+}
+
+func (l *ledger) shardDone() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rec.Shards++
+}
+
+// write puts the record; ended says that the runner holds no shard of the batch any more.
+func (l *ledger) write(ctx context.Context, b storage.Bucket, engines []engineInfo, ended bool) error {
+	l.mu.Lock()
+	rec := l.rec
+	l.mu.Unlock()
+	rec.Retries, rec.Resumed, rec.Requests = l.retries.Load(), l.resumed.Load(), l.requests.Load()
+	rec.Open = l.open.Load()
+	rec.UpdatedAt = time.Now().Unix()
+	if ended {
+		rec.EndedAt = rec.UpdatedAt
+	}
+	var err error
+	if rec.Engine, err = json.Marshal(engines); err != nil {
+		return fmt.Errorf("encode runner record: %w", err)
+	}
+	body, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode runner record: %w", err)
+	}
+	if _, err := b.Put(ctx, batch.RunnerKey(rec.Batch, rec.Runner), body, storage.PutOptions{ContentType: "application/json"}); err != nil {
+		return fmt.Errorf("write runner record: %w", err)
+	}
+	return nil
+}

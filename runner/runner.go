@@ -1,0 +1,298 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"spool/storage/batch"
+	"spool/storage/queue"
+)
+
+// Grace is how long Run may still write after its context has ended: segments, leases, messages. Spot
+// instances and container platforms give 30 s or more between SIGTERM and SIGKILL, some only 15 s.
+const Grace = 10 * time.Second
+
+// Shards that may be on their way into the window at once. Of the main queue one: the next is received
+// when the last line of the one before is queued. Fast ones are small, and many may come at a time.
+const (
+	mainAdmitted = 1
+	fastAdmitted = 16
+)
+
+// maxFailures in a row end Run: something is wrong that another machine may not have.
+const maxFailures = 3
+
+// Runner works on shards. Make it with New, and call Run once.
+type Runner struct {
+	cfg    Config
+	log    *zap.Logger
+	fleet  *fleet
+	window *window
+	meter  *meter
+
+	mu       sync.Mutex
+	held     map[shardID]bool
+	ledgers  map[string]*ledger // of batches with a shard held
+	plans    map[string]*batch.Plan
+	active   int       // messages at work
+	lastWork time.Time // when one ended
+	failures int       // in a row
+}
+
+type shardID struct {
+	batch string
+	shard int
+}
+
+// New makes a runner. It registers its metrics and talks to nobody.
+func New(cfg Config) (*Runner, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	log := cfg.Log.With(zap.String("runner_id", cfg.Name))
+	r := &Runner{
+		cfg: cfg, log: log,
+		fleet: newFleet(cfg.Engines, cfg.EngineLimit, log),
+		meter: newMeter(cfg.Metrics, cfg.Window),
+		held:  make(map[shardID]bool), ledgers: make(map[string]*ledger), plans: make(map[string]*batch.Plan),
+	}
+	r.window = newWindow(cfg, r.fleet, r.meter)
+	return r, nil
+}
+
+// Run works until there has been no message for Config.Idle, or until ctx ends: then it gives back what
+// it holds, within Grace, and returns nil too. Other ends are errors, ErrEngineDown, ErrElsewhere and, if the
+// main queue does not answer when the runner is idle, its error among them; what was held is given back all the same.
+func (r *Runner) Run(ctx context.Context) error {
+	stopping, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	working, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	defer context.AfterFunc(stopping, func() { time.AfterFunc(Grace, endWork) })()
+
+	var services errgroup.Group
+	services.Go(func() error { return r.window.run(working) })
+	services.Go(func() error { r.writeRecords(working); return nil })
+	services.Go(func() error {
+		if err := r.fleet.run(working); err != nil {
+			stop(err)
+		}
+		return nil
+	})
+
+	r.log.Info("runner started", zap.String("event", "runner_started"), zap.Int("slots", r.cfg.Slots), zap.Int("window", r.cfg.Window))
+	r.lastWork = time.Now()
+	intake, endIntake := context.WithCancel(stopping)
+	defer endIntake()
+	var lanes sync.WaitGroup
+	for _, l := range []lane{{r, r.cfg.Fast, true, fastAdmitted}, {r, r.cfg.Main, false, mainAdmitted}} {
+		lanes.Go(func() {
+			var shards sync.WaitGroup
+			l.run(intake, func(err error) {
+				if err != nil {
+					stop(err)
+				}
+				endIntake()
+			}, func(j job) {
+				shards.Go(func() {
+					defer j.fed()
+					r.began()
+					r.handle(working, stopping, j, stop)
+					r.finished()
+				})
+			})
+			shards.Wait()
+		})
+	}
+	lanes.Wait()
+	endWork()
+	return r.ended(ctx, stopping, services.Wait())
+}
+
+// ended tells why Run ends.
+func (r *Runner) ended(ctx, stopping context.Context, err error) error {
+	if err == nil && ctx.Err() == nil && stopping.Err() != nil {
+		err = context.Cause(stopping)
+	}
+	reason := "idle"
+	switch {
+	case err != nil:
+		reason = "error"
+	case ctx.Err() != nil:
+		reason = "interrupted"
+	}
+	r.log.Info("runner ended", zap.String("event", "runner_ended"), zap.String("reason", reason), zap.Error(err))
+	return err
+}
+
+// lane takes messages of one queue.
+type lane struct {
+	*Runner
+	queue    Queue
+	fast     bool
+	admitted int
+}
+
+// run receives and starts jobs until intake ends. The main lane ends it when the runner is idle; if that is
+// because the queue does not answer, with the error.
+func (l lane) run(intake context.Context, endIntake func(error), start func(job)) {
+	room := make(chan struct{}, l.admitted)
+	for {
+		select {
+		case room <- struct{}{}:
+		case <-intake.Done():
+			return
+		}
+		leave := sync.OnceFunc(func() { <-room })
+		m, err := l.receive(intake)
+		switch {
+		case intake.Err() != nil:
+			return
+		case m != nil:
+			start(job{queue: l.queue, fast: l.fast, message: m, fed: leave})
+			continue
+		case !l.fast && l.idle():
+			endIntake(err)
+		}
+		leave()
+	}
+}
+
+// receive waits for one message; nil if there is none. Errors are logged and waited out, too.
+func (l lane) receive(intake context.Context) (*queue.Message, error) {
+	// Not cancelled by intake: a message on its way would be hidden from all for two minutes. So the
+	// last receive is waited for, and Poll is short.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(intake), l.cfg.Poll+5*time.Second)
+	defer cancel()
+	got, err := l.queue.Receive(ctx, 1, l.cfg.Poll)
+	if err != nil {
+		l.log.Warn("queue does not answer", zap.String("event", "receive_failed"), zap.Bool("fast", l.fast), zap.Error(err))
+		pause(intake, l.cfg.Poll)
+		return nil, err
+	}
+	if len(got) == 0 {
+		if l.cfg.Poll < time.Second { // SQS waits whole seconds only
+			pause(intake, l.cfg.Poll)
+		}
+		return nil, nil
+	}
+	if intake.Err() != nil {
+		l.giveBack(ctx, got[0])
+		return nil, nil
+	}
+	return got[0], nil
+}
+
+func (l lane) giveBack(ctx context.Context, m *queue.Message) {
+	if err := l.queue.Extend(ctx, m, 0); err != nil {
+		l.log.Warn("message could not be given back: it comes back by itself", zap.String("event", "give_back_failed"), zap.Error(err))
+	}
+}
+
+func (r *Runner) idle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.active == 0 && time.Since(r.lastWork) > r.cfg.Idle
+}
+
+func (r *Runner) began() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.active++
+	r.meter.inProgress.Inc()
+}
+
+func (r *Runner) finished() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.active--
+	r.meter.inProgress.Dec()
+	r.lastWork = time.Now()
+}
+
+// take reserves a shard; false if this runner works on it already, by another message.
+func (r *Runner) take(id shardID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.held[id] {
+		return false
+	}
+	r.held[id] = true
+	return true
+}
+
+func (r *Runner) untake(id shardID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.held, id)
+}
+
+// outcome counts failures in a row, and reports whether there were too many.
+func (r *Runner) tooMany(failed bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !failed {
+		r.failures = 0
+		return false
+	}
+	r.failures++
+	return r.failures >= maxFailures
+}
+
+// ledgerOf gives the record of a batch, and opens it if there is none.
+func (r *Runner) ledgerOf(id string) *ledger {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.ledgers[id]
+	if l == nil {
+		l = newLedger(&r.cfg, id)
+		r.ledgers[id] = l
+	}
+	return l
+}
+
+// writeRecords keeps the runner records up to date.
+func (r *Runner) writeRecords(ctx context.Context) {
+	for pause(ctx, r.cfg.RecordEvery) {
+		r.mu.Lock()
+		open := make([]*ledger, 0, len(r.ledgers))
+		for id := range r.held {
+			if l := r.ledgers[id.batch]; l != nil {
+				open = append(open, l)
+			}
+		}
+		r.mu.Unlock()
+		for _, l := range open {
+			r.writeRecord(ctx, l, false)
+		}
+	}
+}
+
+func (r *Runner) writeRecord(ctx context.Context, l *ledger, ended bool) {
+	if err := l.write(ctx, r.cfg.Bucket, r.fleet.describe(), ended); err != nil && ctx.Err() == nil {
+		r.log.Warn("runner record could not be written", zap.String("event", "record_failed"), zap.Error(err))
+	}
+}
+
+// pause waits for d, and reports false if ctx ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// errTooMany says that shard after shard failed.
+func errTooMany(err error) error {
+	return fmt.Errorf("%d shards in a row failed, the last with: %w", maxFailures, err)
+}

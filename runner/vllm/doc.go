@@ -1,0 +1,13 @@
+// Package vllm calls an inference server that speaks OpenAI's HTTP API, above all vLLM, and says what
+// each answer means for the one who asked. It knows no jobs: it neither retries nor counts attempts.
+//
+// The meaning of an answer follows what vLLM does (read in its sources of 2026-08 and seen with 0.32
+// on CPU), not what the status codes promise:
+//
+//   - 200 with finish_reason "abort" is not a result: the server was shutting down.
+//   - 500 with "EngineCore encountered an issue" is the death of the engine, not a fault of the request.
+//   - 400 is permanent, whatever its type; 422 and 501 too.
+//   - 404 with param "model" is an unknown model: no line of the batch will fare better.
+//   - errors come as an object, a bare string, or FastAPI's {"detail": …}.
+//   - 429, 502 and 504 never come from vLLM itself, but from what stands before it.
+package vllm

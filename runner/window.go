@@ -1,0 +1,240 @@
+package runner
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"spool/runner/vllm"
+	"spool/storage/batch"
+)
+
+// window keeps a fixed number of requests in flight over all shards that the runner holds. Lines that are
+// asked again come first, then those of the fast lane.
+type window struct {
+	size  int
+	fleet *fleet
+	retry RetryPolicy
+	meter *meter
+
+	fast, main chan *task // each holds up to size lines, so that a shard's end leaves time to get the next
+	again      chan *task
+	later      chan delayed
+}
+
+// task is one line on its way to the engine. Like http.Request it carries its context: that of the shard,
+// which ends when the shard needs no more answers.
+type task struct {
+	ctx      context.Context //nolint:containedctx // a request that passes through channels
+	chunk    *chunk
+	line     int64
+	customID string
+	path     string
+	body     []byte
+	queued   time.Time // since when the shard is worked on
+	first    time.Time // of the first request
+	attempts int       // that count
+	tries    int       // all
+}
+
+type delayed struct {
+	*task
+	at time.Time
+}
+
+func newWindow(cfg Config, f *fleet, m *meter) *window {
+	return &window{
+		size: cfg.Window, fleet: f, retry: cfg.Retry, meter: m,
+		fast: make(chan *task, cfg.Window), main: make(chan *task, cfg.Window),
+		again: make(chan *task), later: make(chan delayed),
+	}
+}
+
+// run works until ctx ends.
+func (w *window) run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error { w.delay(ctx); return nil })
+	for range w.size {
+		g.Go(func() error { w.worker(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+// push queues a line; it waits while the lane is full.
+func (w *window) push(t *task, fast bool) error {
+	lane := w.main
+	if fast {
+		lane = w.fast
+	}
+	select {
+	case lane <- t:
+		return nil
+	case <-t.ctx.Done():
+		return context.Cause(t.ctx)
+	}
+}
+
+// next gives the line to be asked now. There mostly is one, and to look at one channel after the other is
+// cheaper than to wait for all.
+func (w *window) next(ctx context.Context) (*task, bool) {
+	for _, lane := range [...]chan *task{w.again, w.fast, w.main} {
+		select {
+		case t := <-lane:
+			return t, true
+		default:
+		}
+	}
+	select {
+	case t := <-w.again:
+		return t, true
+	case t := <-w.fast:
+		return t, true
+	case t := <-w.main:
+		return t, true
+	case <-ctx.Done():
+		return nil, false
+	}
+}
+
+func (w *window) worker(ctx context.Context) {
+	for {
+		t, ok := w.next(ctx)
+		if !ok {
+			return
+		}
+		if t.ctx.Err() != nil {
+			continue // its shard needs it no more
+		}
+		engine, err := w.fleet.acquire(t.ctx) //nolint:contextcheck // a task has its shard's context, not the worker's
+		if err != nil {
+			continue
+		}
+		answer, took := w.ask(t, engine) //nolint:contextcheck // likewise
+		w.fleet.release(engine, answer.Outcome)
+		w.settle(ctx, t, answer, took)
+	}
+}
+
+func (w *window) ask(t *task, engine ticket) (vllm.Answer, time.Duration) {
+	ctx, cancel := context.WithTimeout(t.ctx, w.retry.Timeout)
+	defer cancel()
+	start := time.Now()
+	if t.tries++; t.tries == 1 {
+		t.first = start
+	}
+	t.chunk.owner.notes.requests.Add(1)
+	w.meter.inFlight.Inc()
+	defer w.meter.inFlight.Dec()
+	answer := engine.Do(ctx, vllm.Request{
+		Path: t.path, Body: t.body,
+		ID: batch.RequestID(t.chunk.batch, t.line) + "-" + strconv.Itoa(t.tries),
+	})
+	return answer, time.Since(start)
+}
+
+// settle hands an answer to its chunk, or puts the line back for another try.
+func (w *window) settle(ctx context.Context, t *task, a vllm.Answer, took time.Duration) {
+	w.meter.answered(a, took)
+	switch a.Outcome {
+	case vllm.OK, vllm.Rejected:
+		t.chunk.deliver(t, a, took)
+	case vllm.Fatal:
+		t.chunk.refuse(a)
+	case vllm.Ended:
+	case vllm.Retry:
+		if t.attempts++; t.attempts >= w.retry.Attempts {
+			t.chunk.deliver(t, exhausted(a, t.attempts), took)
+			return
+		}
+		w.askLater(ctx, t, a)
+	case vllm.Busy, vllm.Aborted, vllm.Down:
+		w.askLater(ctx, t, a)
+	}
+}
+
+// exhausted makes a result of the last failure: the HTTP response if there was one with an error status,
+// else a code.
+func exhausted(a vllm.Answer, attempts int) vllm.Answer {
+	if a.Status >= 300 {
+		a.Outcome = vllm.Rejected
+		return a
+	}
+	code := batch.CodeEngineError
+	if a.Code == "timeout" {
+		code = batch.CodeRequestTimeout
+	}
+	return vllm.Answer{Outcome: vllm.Rejected, Code: code, Err: fmt.Errorf("no answer after %d attempts: %w", attempts, a.Err)}
+}
+
+func (w *window) askLater(ctx context.Context, t *task, a vllm.Answer) {
+	w.meter.retries.Inc()
+	t.chunk.retried()
+	select {
+	case w.later <- delayed{task: t, at: time.Now().Add(w.pause(t, a))}:
+	case <-ctx.Done():
+	}
+}
+
+// pause is full jitter over an exponential ceiling, or what the server asks for. An engine that is down
+// needs no pause: the fleet holds the line until it is back.
+func (w *window) pause(t *task, a vllm.Answer) time.Duration {
+	if a.Outcome == vllm.Down {
+		return 0
+	}
+	ceiling := w.retry.Max
+	if n := t.tries - 1; n < 16 {
+		ceiling = min(ceiling, w.retry.Base<<n)
+	}
+	pause := rand.N(ceiling) + time.Millisecond
+	if a.RetryAfter > 0 {
+		pause = min(a.RetryAfter, w.retry.AfterMax) + pause/10
+	}
+	return pause
+}
+
+// delay holds lines until they may be asked again. It owns the heap.
+func (w *window) delay(ctx context.Context) {
+	var waiting delayHeap
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var due chan *task
+		var head *task
+		if len(waiting) > 0 {
+			if wait := time.Until(waiting[0].at); wait <= 0 {
+				due, head = w.again, waiting[0].task
+			} else {
+				timer.Reset(wait)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-w.later:
+			heap.Push(&waiting, d)
+		case due <- head:
+			heap.Pop(&waiting)
+		case <-timer.C:
+		}
+	}
+}
+
+type delayHeap []delayed
+
+func (h delayHeap) Len() int           { return len(h) }
+func (h delayHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h delayHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *delayHeap) Push(x any)        { *h = append(*h, x.(delayed)) }
+func (h *delayHeap) Pop() any {
+	old := *h
+	last := len(old) - 1
+	d := old[last]
+	old[last] = delayed{}
+	*h = old[:last]
+	return d
+}
