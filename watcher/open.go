@@ -1,0 +1,344 @@
+package watcher
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"spool/storage"
+	"spool/storage/batch"
+	"spool/storage/lease"
+)
+
+// finishGrace is left to the runner that did the last shard, which finalises by itself: two who assemble
+// the same output do no harm, but the work twice.
+const finishGrace = time.Minute
+
+// leasesAtOnce is how many leases of one batch are read at once.
+const leasesAtOnce = 4
+
+// open is what this watcher remembers of a batch without a result: objects that never change, and what
+// people were told.
+type open struct {
+	id    string
+	input atomic.Pointer[string] // key, once the plan is known
+
+	mu       lock // one advance of a batch at a time
+	plan     *batch.Plan
+	progress progress
+	told     told
+}
+
+// survey is what the bucket says of an open batch at one moment.
+type survey struct {
+	plan     *batch.Plan
+	now      time.Time // by the store's clock, when it was begun
+	begun    time.Time // by the local one
+	done     map[int]bool
+	lastDone time.Time
+	stop     *batch.Stop
+	sent     *batch.Sent
+	sentETag string
+	leases   map[int]lease.Observed // of outstanding shards that anybody ever held
+	stale    bool                   // somebody else changed sent.json: the next survey knows better
+}
+
+// clock is the store's time now.
+func (s *survey) clock() time.Time { return s.now.Add(time.Since(s.begun)) }
+
+func (s *survey) allDone() bool { return len(s.done) == len(s.plan.Shards) }
+
+// outstanding gives the shards that have a message, as far as is known, and are not done.
+func (s *survey) outstanding() []int {
+	return s.shards(func(n int) bool { return !s.done[n] && s.sent.Shards[n].At > 0 })
+}
+
+// unsent gives the shards that want a message.
+func (s *survey) unsent() []int {
+	return s.shards(func(n int) bool { return !s.done[n] && s.sent.Shards[n].At == 0 })
+}
+
+// unstarted counts the jobs in the queue that nobody has begun.
+func (s *survey) unstarted() int {
+	return len(s.shards(func(n int) bool {
+		_, leased := s.leases[n]
+		return !s.done[n] && s.sent.Shards[n].At > 0 && !leased
+	}))
+}
+
+func (s *survey) fresh(shard int) bool {
+	seen, ok := s.leases[shard]
+	return ok && seen.Fresh(0)
+}
+
+func (s *survey) runners() int {
+	owners := map[string]bool{}
+	for n, seen := range s.leases {
+		if s.fresh(n) {
+			owners[seen.Record.Owner] = true
+		}
+	}
+	return len(owners)
+}
+
+func (s *survey) shards(wanted func(int) bool) []int {
+	var list []int
+	for n := range s.plan.Shards {
+		if wanted(n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// advance does what is to be done for a batch now, but for the sending of messages, which is its pool's
+// matter: it stops, has it finalised, closes what is over, and tells people.
+func (w *Watcher) advance(ctx context.Context, id string) error {
+	o := w.remember(id)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.plan == nil {
+		plan, err := readJSON[batch.Plan](ctx, w.cfg.Bucket, batch.PlanKey(id))
+		if err != nil {
+			return err
+		}
+		if plan == nil {
+			w.forget(id)
+			return w.unplanned(ctx, id)
+		}
+		o.plan = plan
+		o.input.Store(&plan.Input.Key)
+	}
+	result, err := readJSON[batch.Result](ctx, w.cfg.Bucket, batch.ResultKey(id))
+	if err != nil {
+		return err
+	}
+	if result != nil {
+		return w.close(ctx, o, result)
+	}
+	s, err := w.survey(ctx, o.plan)
+	if err != nil {
+		return err
+	}
+	return w.step(ctx, o, s)
+}
+
+// step advances a batch that has no result.
+func (w *Watcher) step(ctx context.Context, o *open, s *survey) error {
+	if o.plan.Verdict == batch.Rejected {
+		w.finals.add(ctx, o.id, 0)
+		return nil
+	}
+	if s.stop == nil && !s.allDone() {
+		if err := w.judge(ctx, s); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.stop != nil || len(o.plan.Shards) == 0:
+		w.drop(o.plan)
+		w.finals.add(ctx, o.id, o.plan.Input.Size)
+	case s.allDone():
+		w.drop(o.plan)
+		if s.now.Sub(s.lastDone) >= finishGrace {
+			w.finals.add(ctx, o.id, o.plan.Input.Size)
+		}
+	default:
+		w.pool(o.plan.Pool).want(s)
+	}
+	w.sayProgress(ctx, o, s)
+	return nil
+}
+
+// finishLogged finalises a batch, which may take long, and closes it.
+func (w *Watcher) finishLogged(ctx context.Context, id string) {
+	o := w.remember(id)
+	o.mu.Lock()
+	plan := o.plan
+	o.mu.Unlock()
+	if plan == nil { // closed by somebody else in the meantime
+		w.forget(id)
+		return
+	}
+	result, err := w.cfg.Finalizer.Try(ctx, plan)
+	if err == nil && result != nil {
+		o.mu.Lock()
+		err = w.close(ctx, o, result)
+		o.mu.Unlock()
+	}
+	if err != nil && ctx.Err() == nil {
+		w.failed("finalise", err, zap.String("batch_id", id), zap.String("key", plan.Input.Key))
+	}
+}
+
+// close tells people how a batch ended, and takes it off the list of open ones. The look at its upload, which
+// follows, puts the ended marker.
+func (w *Watcher) close(ctx context.Context, o *open, result *batch.Result) error {
+	w.sayEnded(ctx, o, result)
+	w.drop(o.plan)
+	if w.cfg.Deleter == nil {
+		w.mu.Lock()
+		w.closed[o.id] = struct{}{}
+		w.mu.Unlock()
+	} else if err := w.cfg.Deleter.Delete(ctx, batch.OpenKey(o.id)); err != nil {
+		return err
+	}
+	if w.forget(o.id) {
+		w.metrics.batches.WithLabelValues(result.Outcome).Inc()
+		w.log.Info("batch ended", zap.String("batch_id", o.id), zap.String("key", o.plan.Input.Key),
+			zap.String("outcome", result.Outcome), zap.Int64("total", result.Total),
+			zap.Int64("completed", result.Completed), zap.Int64("failed", result.Failed))
+	}
+	_, err := w.ask(ctx, o.plan.Input.Key)
+	return err
+}
+
+func (w *Watcher) remember(id string) *open {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := w.open[id]
+	if o == nil {
+		o = &open{id: id, mu: newLock()}
+		w.open[id] = o
+	}
+	return o
+}
+
+// forget reports whether the batch was remembered.
+func (w *Watcher) forget(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, known := w.open[id]
+	delete(w.open, id)
+	maps.DeleteFunc(w.planned, func(_, planned string) bool { return planned == id })
+	return known
+}
+
+// survey reads what decides about an open batch. What runners finish is listed before stop.json is
+// looked for, as everywhere.
+func (w *Watcher) survey(ctx context.Context, plan *batch.Plan) (*survey, error) {
+	s := &survey{plan: plan, begun: time.Now(), done: map[int]bool{}, sent: &batch.Sent{}}
+	head, err := w.cfg.Bucket.Head(ctx, batch.PlanKey(plan.Batch))
+	if err != nil {
+		return nil, err
+	}
+	if s.now = head.Date; s.now.IsZero() {
+		return nil, fmt.Errorf("head %q: the store's answer has no Date", head.Key)
+	}
+	if plan.Verdict == batch.Rejected {
+		return s, nil
+	}
+	for obj, err := range w.cfg.Bucket.List(ctx, batch.DonePrefix(plan.Batch), "") {
+		if err != nil {
+			return nil, err
+		}
+		if n, ok := batch.ParseDoneKey(plan.Batch, obj.Key); ok && n < len(plan.Shards) {
+			s.done[n] = true
+			if obj.LastModified.After(s.lastDone) {
+				s.lastDone = obj.LastModified
+			}
+		}
+	}
+	if s.stop, err = readJSON[batch.Stop](ctx, w.cfg.Bucket, batch.StopKey(plan.Batch)); err != nil {
+		return nil, err
+	}
+	if s.allDone() {
+		return s, nil
+	}
+	if s.sent, s.sentETag, err = readSent(ctx, w.cfg.Bucket, plan.Batch); err != nil {
+		return nil, err
+	}
+	return s, w.readLeases(ctx, s)
+}
+
+func (w *Watcher) readLeases(ctx context.Context, s *survey) error {
+	s.leases = map[int]lease.Observed{}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(leasesAtOnce)
+	for _, n := range s.outstanding() {
+		group.Go(func() error {
+			seen, err := lease.Read(ctx, w.cfg.Bucket, batch.LeaseKey(s.plan.Batch, n))
+			if storage.IsNotFound(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			s.leases[n] = seen
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// judge stops the batch if it is to be stopped, and then sets s.stop to what is stored.
+func (w *Watcher) judge(ctx context.Context, s *survey) error {
+	stop, err := w.verdict(ctx, s)
+	if stop == nil || err != nil {
+		return err
+	}
+	stop.V, stop.Batch, stop.At = batch.Version, s.plan.Batch, s.now.Unix()
+	body, err := json.Marshal(stop)
+	if err != nil {
+		return fmt.Errorf("encode stop: %w", err)
+	}
+	stored, err := storage.PutOnce(ctx, w.cfg.Bucket, batch.StopKey(s.plan.Batch), body, jsonObject())
+	if err != nil {
+		return err
+	}
+	if stored.Mine {
+		w.log.Info("batch stopped", zap.String("batch_id", s.plan.Batch), zap.String("key", s.plan.Input.Key),
+			zap.String("outcome", stop.Outcome), zap.String("code", stop.Code))
+	}
+	s.stop, err = readJSON[batch.Stop](ctx, w.cfg.Bucket, batch.StopKey(s.plan.Batch))
+	return err
+}
+
+// verdict says why the batch is to be stopped; nil if it is not.
+func (w *Watcher) verdict(ctx context.Context, s *survey) (*batch.Stop, error) {
+	wish := s.plan.Input.Key + batch.CancelSuffix
+	obj, err := w.cfg.Bucket.Head(ctx, wish)
+	switch {
+	case err != nil && !storage.IsNotFound(err):
+		return nil, err
+	case err == nil && obj.LastModified.Unix() >= s.plan.Input.LastModified:
+		return &batch.Stop{Outcome: batch.Cancelled, Code: batch.CodeBatchCancelled, Message: "cancelled by " + wish}, nil
+	case s.now.Unix() >= s.plan.ExpiresAt:
+		return &batch.Stop{Outcome: batch.Expired, Code: batch.CodeBatchExpired, Message: fmt.Sprintf(
+			"the window of %s was over at %s", s.plan.Window, unix(s.plan.ExpiresAt).Format(time.RFC3339))}, nil
+	}
+	if cause := permanentCause(s.leases); cause != nil {
+		return &batch.Stop{Outcome: batch.Failed, Code: cause.Code, Message: cause.Message}, nil
+	}
+	return nil, nil
+}
+
+// permanentCause finds a code that enough runners gave for one shard; of several the one of the lowest
+// shard, with the last message.
+func permanentCause(leases map[int]lease.Observed) *batch.Cause {
+	var found *batch.Cause
+	lowest := -1
+	for shard, seen := range leases {
+		var notes batch.LeaseNotes
+		if json.Unmarshal(seen.Record.Notes, &notes) != nil || found != nil && shard > lowest {
+			continue
+		}
+		given := map[string]int{}
+		for i, c := range notes.Causes {
+			if given[c.Code]++; given[c.Code] >= batch.CausesToStop {
+				found, lowest = &notes.Causes[i], shard
+			}
+		}
+	}
+	return found
+}

@@ -1,0 +1,101 @@
+package watcher
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"spool/storage"
+	"spool/storage/batch"
+)
+
+// rejectedSuffix names the folder of a rejected file's bad lines, apart from that of its pieces.
+const rejectedSuffix = "-rejected"
+
+func newFolder() string { return uuid.NewString() }
+
+func (w *Watcher) newBadLines() *badLines { return &badLines{dir: w.cfg.TempDir} }
+
+// makePlan validates and stages an upload, and puts the plan of batch id, unless another watcher's is
+// there first: then that one counts, and what this one staged goes.
+func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generation int) error {
+	if err := w.putOpen(ctx, up, id); err != nil {
+		return err
+	}
+	if up.Size > smallFile { // others are done before anybody could look
+		w.sayValidating(ctx, up, id)
+	}
+	st, err := w.stage(ctx, up, id)
+	if err != nil {
+		return err
+	}
+	plan := w.plan(up, st, id, generation)
+	mine, err := w.putPlan(ctx, plan)
+	if err != nil {
+		return err // whose plan it is is not known, so the folder stays
+	}
+	switch {
+	case !mine:
+		w.discard(ctx, id, append(st.pieces, st.badKey))
+	case plan.Verdict == batch.Rejected:
+		w.discard(ctx, id, st.pieces)
+	}
+	w.metrics.planned(plan, mine)
+	w.log.Info("batch planned", zap.String("batch_id", id), zap.String("key", up.Key), zap.String("verdict", plan.Verdict),
+		zap.Int64("lines", plan.Lines), zap.Int64("bad", plan.Bad), zap.Int("shards", len(plan.Shards)), zap.Bool("mine", mine))
+	// A marker that was there at the start may have been taken for an abandoned one in the meantime.
+	return w.markOpen(ctx, up, id)
+}
+
+func (w *Watcher) plan(up *upload, st *staged, id string, generation int) *batch.Plan {
+	input := w.input(up)
+	input.SHA256 = st.sha256
+	p := &batch.Plan{
+		V: batch.Version, Batch: id, Input: input, Rerun: up.opt.rerun, Generation: generation,
+		Verdict: st.verdict, Errors: st.errors,
+		Pool: up.opt.pool, OnInvalid: up.opt.onInvalid, Window: short(up.opt.window),
+		CreatedAt: max(up.Date.Unix(), up.LastModified.Unix()), ExpiresAt: up.LastModified.Add(up.opt.window).Unix(),
+		Metadata: up.opt.metadata, Endpoint: st.endpoint, Models: st.models,
+		Lines: st.lines, Bad: st.bad, Shards: st.shards, Watcher: w.cfg.Name,
+	}
+	if len(st.shards) > 0 || st.bad > 0 {
+		p.Folder = st.folder
+	}
+	return p
+}
+
+// putPlan reports whether the plan that stands is this one.
+func (w *Watcher) putPlan(ctx context.Context, plan *batch.Plan) (bool, error) {
+	body, err := json.Marshal(plan)
+	if err != nil {
+		return false, fmt.Errorf("encode plan: %w", err)
+	}
+	stored, err := storage.PutOnce(ctx, w.cfg.Bucket, batch.PlanKey(plan.Batch), body, jsonObject())
+	if err != nil {
+		return false, fmt.Errorf("put plan: %w", err)
+	}
+	return stored.Mine, nil
+}
+
+// discard deletes staged objects that no stored plan names: none was ever put with their folder, or the one
+// that stands is known to name another. It is best effort: the collector takes the rest.
+func (w *Watcher) discard(ctx context.Context, id string, keys []string) {
+	if w.cfg.Deleter == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrites)
+	defer cancel()
+	for _, key := range keys {
+		if err := w.cfg.Deleter.Delete(ctx, key); err != nil {
+			w.log.Debug("staged object left behind", zap.String("batch_id", id), zap.Error(err))
+			return
+		}
+	}
+}
+
+func jsonObject() storage.PutOptions {
+	return storage.PutOptions{ContentType: "application/json"}
+}

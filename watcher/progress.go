@@ -1,0 +1,186 @@
+package watcher
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"spool/storage/batch"
+)
+
+// samplesKept times statusEvery is the time over which the rate of a batch is measured: ten minutes.
+const samplesKept = 20
+
+// readsAtOnce is how many small objects are read at once to measure the progress of one batch.
+const readsAtOnce = 8
+
+// progress is how far a batch is, from objects that never change and are read once.
+type progress struct {
+	chunks  map[int]batch.Counts // stored ones
+	shards  map[int]bool         // whose chunks are all in it
+	open    int64                // lines with a result in chunks that are not stored, as runners say
+	samples []sample
+}
+
+type sample struct {
+	at    time.Time
+	lines int64
+}
+
+func (p *progress) counts() batch.Counts {
+	var c batch.Counts
+	for _, chunk := range p.chunks {
+		c.Add(chunk)
+	}
+	return c
+}
+
+// requests counts lines as batch.json will.
+func (p *progress) requests(plan *batch.Plan) batch.RequestCounts {
+	c := p.counts()
+	if plan.Verdict == batch.Rejected {
+		return batch.RequestCounts{}
+	}
+	return batch.RequestCounts{Total: plan.Lines, Completed: c.OK + p.ahead(plan), Failed: c.Err + plan.Bad}
+}
+
+// ahead counts the lines of chunks in the works. It is a hint: a line that two runners answered counts
+// twice, and one that failed counts as completed until its chunk is stored.
+func (p *progress) ahead(plan *batch.Plan) int64 {
+	c := p.counts()
+	return max(0, min(p.open, plan.Requests()-c.OK-c.Err))
+}
+
+// eta is the time left at the rate of the last samples; nil while none is known.
+func (p *progress) eta(plan *batch.Plan) *int64 {
+	if len(p.samples) < 2 {
+		return nil
+	}
+	first, last := p.samples[0], p.samples[len(p.samples)-1]
+	lines, seconds := last.lines-first.lines, last.at.Sub(first.at).Seconds()
+	if lines <= 0 || seconds <= 0 {
+		return nil
+	}
+	left := int64(float64(plan.Requests()-last.lines) / (float64(lines) / seconds))
+	return &left
+}
+
+// measure reads what was stored since the last time: done objects of shards, and the metadata of chunks of
+// shards in the works.
+func (w *Watcher) measure(ctx context.Context, o *open, s *survey) error {
+	p := &o.progress
+	if p.chunks == nil {
+		p.chunks, p.shards = map[int]batch.Counts{}, map[int]bool{}
+	}
+	m := measurement{w: w, plan: o.plan, chunks: p.chunks}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(readsAtOnce)
+	for n := range s.done {
+		if !p.shards[n] {
+			group.Go(func() error { return m.done(gctx, n) })
+		}
+	}
+	for n := range s.leases {
+		if !s.done[n] {
+			group.Go(func() error { return m.shard(gctx, n) })
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	maps.Copy(p.shards, s.done)
+	var err error
+	if p.open, err = w.openLines(ctx, s); err != nil {
+		return err
+	}
+	c := p.counts()
+	p.samples = append(p.samples, sample{time.Now(), c.OK + c.Err + p.ahead(o.plan)})
+	p.samples = p.samples[max(0, len(p.samples)-samplesKept):]
+	return nil
+}
+
+// openLines sums up what runners say of chunks that they have not stored yet, so that people see a batch
+// of one large chunk move. A record that was not renewed is that of a runner that died.
+func (w *Watcher) openLines(ctx context.Context, s *survey) (lines int64, err error) {
+	if len(s.leases) == 0 {
+		return 0, nil
+	}
+	for obj, err := range w.cfg.Bucket.List(ctx, batch.RunnersPrefix(s.plan.Batch), "") {
+		if err != nil {
+			return 0, err
+		}
+		if s.clock().Sub(obj.LastModified) > recordFresh {
+			continue
+		}
+		r, err := readJSON[batch.Runner](ctx, w.cfg.Bucket, obj.Key)
+		if err != nil {
+			return 0, err
+		}
+		if r != nil {
+			lines += r.Open
+		}
+	}
+	return lines, nil
+}
+
+// recordFresh is how old a runner record may be that counts: runners renew theirs every 30 s.
+const recordFresh = 90 * time.Second
+
+// measurement collects the counts of chunks.
+type measurement struct {
+	w    *Watcher
+	plan *batch.Plan
+
+	mu     sync.Mutex
+	chunks map[int]batch.Counts
+}
+
+// done takes the chunks of a shard from its done object.
+func (m *measurement) done(ctx context.Context, shard int) error {
+	done, err := readJSON[batch.Done](ctx, m.w.cfg.Bucket, batch.DoneKey(m.plan.Batch, shard))
+	if err != nil || done == nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range done.Chunks {
+		m.chunks[c.Chunk] = c.Counts
+	}
+	return nil
+}
+
+// shard asks for the metadata of the chunks that are stored and not known.
+func (m *measurement) shard(ctx context.Context, shard int) error {
+	for obj, err := range m.w.cfg.Bucket.List(ctx, batch.ChunkPrefix(m.plan.Batch, shard), "") {
+		if err != nil {
+			return err
+		}
+		key, ok := batch.ParseShardKey(m.plan.Batch, obj.Key)
+		if !ok || key.Kind != batch.KindChunk || m.known(key.Chunk) {
+			continue
+		}
+		head, err := m.w.cfg.Bucket.Head(ctx, obj.Key)
+		if err != nil {
+			return err
+		}
+		info, err := batch.ParseChunkInfo(key.Chunk, head.ETag, head.Size, head.Metadata)
+		if err != nil {
+			return fmt.Errorf("head %q: %w", obj.Key, err)
+		}
+		m.mu.Lock()
+		m.chunks[key.Chunk] = info.Counts
+		m.mu.Unlock()
+	}
+	return nil
+}
+
+func (m *measurement) known(chunk int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, known := m.chunks[chunk]
+	return known
+}
