@@ -1,0 +1,77 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Categories of commands and flags in the help.
+const (
+	forUsers     = "commands for users"
+	forOperators = "commands for operators"
+	storeGroup   = "bucket and queues"
+	logGroup     = "log"
+)
+
+func storeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "bucket", Category: storeGroup, Usage: "`NAME` of the bucket; a KEY of the form s3://NAME/… says it too"},
+		&cli.StringFlag{Name: "region", Category: storeGroup, Usage: "`REGION` of bucket and queues (default: AWS_REGION or the profile's)"},
+		&cli.StringFlag{Name: "s3-endpoint", Category: storeGroup, Usage: "`URL` of a store other than AWS (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL)"},
+		&cli.StringFlag{Name: "store-driver", Category: storeGroup, Value: driverS3, Usage: "client library: s3 (aws-sdk-go-v2) or minio (minio-go)"},
+	}
+}
+
+func queueFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "sqs-endpoint", Category: storeGroup, Usage: "`URL` of a queue service other than AWS (default: AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)"},
+	}
+}
+
+func logFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "log-level", Category: logGroup, EnvVars: []string{"LOG_LEVEL"}, Usage: "debug, info, warn or error (default: info for watch, run and local, else warn)"},
+		&cli.StringFlag{Name: "log-format", Category: logGroup, EnvVars: []string{"LOG_FORMAT"}, Usage: "json or console (default: json)"},
+		&cli.StringFlag{Name: "log-file", Category: logGroup, EnvVars: []string{"LOG_FILE"}, Usage: "append the log to `FILE` too, as JSON"},
+	}
+}
+
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print one JSON document (see docs/CLI.md)"}
+}
+
+func configFlag() cli.Flag {
+	return &cli.StringFlag{Name: "config", Usage: "`FILE` with the pools, YAML"}
+}
+
+func pushgatewayFlag() cli.Flag {
+	return &cli.StringFlag{Name: "pushgateway", Usage: "`URL` of the Pushgateway that takes the metrics (default: none)"}
+}
+
+// envName is the variable of a flag.
+func envName(flag string) string {
+	return "SPOOL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// withEnv gives every flag its variable, before those that it has already.
+func withEnv(flags []cli.Flag) []cli.Flag {
+	for _, f := range flags {
+		env := []string{envName(f.Names()[0])}
+		switch f := f.(type) {
+		case *cli.StringFlag:
+			f.EnvVars = append(env, f.EnvVars...)
+		case *cli.BoolFlag:
+			f.EnvVars = append(env, f.EnvVars...)
+		case *cli.IntFlag:
+			f.EnvVars = append(env, f.EnvVars...)
+		case *cli.Float64Flag:
+			f.EnvVars = append(env, f.EnvVars...)
+		case *cli.DurationFlag:
+			f.EnvVars = append(env, f.EnvVars...)
+		case *cli.StringSliceFlag:
+			f.EnvVars = append(env, f.EnvVars...)
+		}
+	}
+	return flags
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"spool/monitoring"
+)
+
+// program is what the commands touch of the world: tests give their own.
+type program struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	terminal       bool // stderr is one
+	connect        connector
+}
+
+func (p *program) main(ctx context.Context, args []string) exitCode {
+	app := p.app()
+	args, err := arrange(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, args)
+	}
+	return p.report(err)
+}
+
+// report says on standard error what went wrong, and what to do about it.
+func (p *program) report(err error) exitCode {
+	if err == nil {
+		return exitOK
+	}
+	f := explain(err)
+	if !f.said {
+		p.sayf("spool: %v", f.err)
+		if f.hint != "" {
+			p.sayf("  %s", f.hint)
+		}
+	}
+	return f.code
+}
+
+// sayf talks to people: a line on standard error.
+func (p *program) sayf(format string, args ...any) { fmt.Fprintf(p.stderr, format+"\n", args...) }
+
+// printf writes a result to standard output.
+func (p *program) printf(format string, args ...any) error {
+	_, err := fmt.Fprintf(p.stdout, format, args...)
+	return err
+}
+
+// printJSON writes the one document of --json.
+func (p *program) printJSON(v any) error {
+	enc := json.NewEncoder(p.stdout)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func (p *program) app() *cli.App {
+	app := &cli.App{
+		Name:        "spool",
+		Usage:       "batch inference from a bucket",
+		Description: appDescription,
+		Version:     version(),
+		HideVersion: true,
+		Flags:       []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "print the version"}},
+		Commands: slices.Concat(
+			[]*cli.Command{p.checkCommand(), p.submitCommand(), p.waitCommand(), p.statusCommand(), p.listCommand(),
+				p.resultsCommand(), p.retryCommand(), p.cancelCommand()},
+			[]*cli.Command{p.watchCommand(), p.runCommand()}, p.localCommands(),
+			[]*cli.Command{p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.simCommand()}),
+		Action:                    p.withoutCommand,
+		Writer:                    p.stdout,
+		ErrWriter:                 p.stderr,
+		EnableBashCompletion:      true,
+		DisableSliceFlagSeparator: true,                         // values of --metadata may hold commas
+		ExitErrHandler:            func(*cli.Context, error) {}, // main exits, so that defers run
+		OnUsageError:              onUsageError,
+	}
+	for _, c := range app.Commands {
+		c.Flags = withEnv(append(c.Flags, logFlags()...))
+		c.OnUsageError = onUsageError
+	}
+	return app
+}
+
+const appDescription = `Drop a JSONL file of OpenAI-format requests into a bucket; results, errors and a
+report appear beside it. Results of in/X are under out/X/.
+
+    spool local                                 everything on this machine
+    spool submit prompts.jsonl --wait           upload, and wait for the results
+    spool results in/prompts.jsonl > out.jsonl
+
+KEY is s3://BUCKET/in/x.jsonl, in/x.jsonl, or a batch id.`
+
+func (p *program) withoutCommand(c *cli.Context) error {
+	if c.Bool("version") {
+		return p.printf("spool %s\n", version())
+	}
+	return cli.ShowAppHelp(c)
+}
+
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	hint := "see spool --help"
+	if c.Command != nil && c.Command.Name != "" {
+		hint = "see spool " + c.Command.Name + " --help"
+	}
+	return failf(exitUsage, hint, "%w", err)
+}
+
+// logTo makes the logger of a command. Close it at the end.
+func (p *program) logTo(c *cli.Context, out io.Writer, opt monitoring.Options) (*zap.Logger, func(), error) {
+	if c.IsSet("log-level") {
+		opt.Level = c.String("log-level")
+	}
+	opt.Format = c.String("log-format")
+	if file := c.String("log-file"); file != "" {
+		opt.File = file
+	}
+	opt.Output = zapcore.Lock(zapcore.AddSync(out))
+	log, closeLog, err := monitoring.NewLogger(opt)
+	if err != nil {
+		return nil, nil, failf(exitUsage, "", "%w", err)
+	}
+	return log, func() { _ = closeLog() }, nil // nothing is left to say it to
+}
+
+// userLog is the logger of the commands for users: warnings, on standard error.
+func (p *program) userLog(c *cli.Context) (*zap.Logger, func(), error) {
+	return p.logTo(c, p.stderr, monitoring.Options{Level: "warn", Component: c.Command.Name})
+}
+
+// logged writes the end of a service to its log, where its operator looks; it is not said again on standard error.
+func logged(log *zap.Logger, err error) error {
+	if err == nil {
+		return nil
+	}
+	f := explain(err)
+	log.Error("ended with an error", zap.Error(f.err), zap.String("hint", f.hint), zap.Int("exit_code", int(f.code)))
+	f.said = true
+	return f
+}
+
+var errNoBucket = errors.New("no bucket: give --bucket, SPOOL_BUCKET, or a KEY like s3://BUCKET/in/x.jsonl")

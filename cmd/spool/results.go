@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"spool/storage"
+)
+
+func (p *program) resultsCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "results",
+		Usage:     "fetch the results of an input's newest batch",
+		ArgsUsage: "KEY",
+		Category:  forUsers,
+		Description: "Streams output.jsonl to standard output; with -o all results go to a folder: output.jsonl, errors.jsonl,\n" +
+			"invalid.jsonl, summary.json, report.html and batch.json, as far as there are any.\n" +
+			"Exits 0 when they were fetched, 4 if the file was rejected and there is no output, 1 if the batch has not ended.\n\n" +
+			"Examples:\n   spool results in/evals/prompts.jsonl > output.jsonl\n   spool results in/evals/prompts.jsonl -o results/",
+		Flags: append(storeFlags(),
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "fetch all into the folder `DIR`, which is made"}),
+		Action: p.results,
+	}
+}
+
+func (p *program) results(c *cli.Context) error {
+	r, err := p.openKeys(c, 1, 1)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	v, err := r.newest(c.Context)
+	if err != nil {
+		return err
+	}
+	if v.ended == nil {
+		return failf(exitInternal, "spool wait "+r.targets[0].String(), "no results yet: %s", v.summary())
+	}
+	if dir := c.String("output"); dir != "" {
+		return p.fetchAll(c.Context, r.store, v, dir)
+	}
+	if v.OutputFileID == nil {
+		return v.verdict(r.store.name)
+	}
+	body, _, err := r.store.Get(c.Context, *v.OutputFileID, storage.GetOptions{})
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if _, err := io.Copy(p.stdout, body); err != nil {
+		return fmt.Errorf("copy %q: %w", *v.OutputFileID, err)
+	}
+	return nil
+}
+
+// fetchAll fetches the folder of the results. A file appears under its name when it is whole.
+func (p *program) fetchAll(ctx context.Context, s *store, v *view, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return failf(exitUsage, "", "make output folder: %w", err)
+	}
+	for obj, err := range s.List(ctx, v.Output, "") {
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(obj.Key, v.Output)
+		if !filepath.IsLocal(name) || strings.Contains(name, "/") {
+			continue // nothing that spool wrote
+		}
+		path := filepath.Join(dir, name)
+		if err := fetch(ctx, s, obj.Key, path); err != nil {
+			return err
+		}
+		if err := p.printf("%s\n", path); err != nil {
+			return err
+		}
+	}
+	if v.OutputFileID == nil {
+		return v.verdict(s.name)
+	}
+	return nil
+}
+
+func fetch(ctx context.Context, b storage.Bucket, key, path string) (err error) {
+	body, _, err := b.Get(ctx, key, storage.GetOptions{})
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	f, err := os.CreateTemp(filepath.Dir(path), ".spool-*")
+	if err != nil {
+		return fmt.Errorf("make file: %w", err)
+	}
+	defer os.Remove(f.Name()) // in vain after the rename
+	_, err = io.Copy(f, body)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return fmt.Errorf("fetch %q: %w", key, err)
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+
+	"spool/monitoring"
+	"spool/runner"
+	"spool/runner/vllm"
+	"spool/storage/finalize"
+	"spool/storage/lease"
+	"spool/storage/queue"
+	"spool/watcher"
+)
+
+func isNoQueue(err error) bool { return errors.Is(err, queue.ErrNoQueue) }
+
+func (p *program) runCommand() *cli.Command {
+	return &cli.Command{
+		Name:     "run",
+		Usage:    "work on jobs until there are none",
+		Category: forOperators,
+		Description: "Takes jobs from the queues of a pool, asks an inference server for every line, writes the results to the bucket,\n" +
+			"and exits when it was idle for --idle. SIGTERM hands over what it holds and exits 0. Exits 1 if its engine cannot\n" +
+			"do the work: another runner may. Logs to standard output.\n\n" +
+			"An engine is any server that speaks OpenAI's HTTP API: http://host:port, https://host, or unix:///path; a trailing\n" +
+			"/v1 is taken off. Its key is in SPOOL_ENGINE_API_KEY.\n\n" +
+			"Examples:\n   spool run --bucket my-bucket --engine-url http://127.0.0.1:8000\n" +
+			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
+		Flags: append(append(storeFlags(), queueFlags()...), configFlag(), pushgatewayFlag(),
+			&cli.StringSliceFlag{Name: "engine-url", Usage: "`URL` of an inference server that runs already (repeatable)"},
+			&cli.StringFlag{Name: "engine-api-key", Hidden: true, Usage: "`KEY` for the engine; better in SPOOL_ENGINE_API_KEY, which ps does not show"},
+			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
+			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
+			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
+			&cli.DurationFlag{Name: "lease-ttl", Value: lease.DefaultTTL, Usage: "a lease not renewed for `TIME` is stale; the same for all runners of a bucket"},
+			&cli.StringFlag{Name: "scratch", Usage: "`DIR` for the answers of unfinished chunks (default: TMPDIR)"}),
+		Action: p.run,
+	}
+}
+
+func (p *program) run(c *cli.Context) (err error) {
+	if _, err := exactArgs(c, 0, 0); err != nil {
+		return err
+	}
+	name := instanceName("r")
+	log, closeLog, err := p.logTo(c, p.stdout, monitoring.Options{Component: "runner"})
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	defer func() { err = logged(log, elsewhere(err)) }()
+	reg := prometheus.NewRegistry()
+	cfg, err := p.runnerConfig(c, name, log)
+	if err != nil {
+		return err
+	}
+	cfg.Metrics = reg
+	r, err := runner.New(cfg)
+	if err != nil {
+		return failf(exitUsage, "", "%w", err)
+	}
+	stop, err := push(c.String("pushgateway"), name, reg, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return r.Run(c.Context)
+}
+
+// elsewhere gives advice where another runner may do better.
+func elsewhere(err error) error {
+	switch {
+	case errors.Is(err, runner.ErrEngineDown):
+		return failf(exitInternal, "check --engine-url, and the log of the engine", "%w", err)
+	case errors.Is(err, runner.ErrElsewhere):
+		return failf(exitInternal, "start the engine with the model that the batch names, or use another pool", "%w", err)
+	}
+	return err
+}
+
+func (p *program) runnerConfig(c *cli.Context, name string, log *zap.Logger) (runner.Config, error) {
+	file, err := readConfig(c)
+	if err != nil {
+		return runner.Config{}, err
+	}
+	pool, err := poolFor(c, file)
+	if err != nil {
+		return runner.Config{}, err
+	}
+	engines, err := engines(c)
+	if err != nil {
+		return runner.Config{}, err
+	}
+	s, err := p.openStore(c, "", log)
+	if err != nil {
+		return runner.Config{}, err
+	}
+	fast, main, err := openPool(c, c.String("pool"))
+	if err != nil {
+		return runner.Config{}, err
+	}
+	host, _ := os.Hostname() // a label for people
+	return runner.Config{
+		Bucket: s.Bucket, Fast: fast, Main: main, Engines: engines,
+		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name}),
+		Name:      name, Version: version(), Host: host,
+		Slots: c.Int("slots"), Scratch: c.String("scratch"), Idle: c.Duration("idle"), LeaseTTL: c.Duration("lease-ttl"),
+		Retry: pool.Retry.policy(), Log: log,
+	}, nil
+}
+
+// poolFor gives the pool of --pool. Without a configuration every name will do: its queues decide.
+func poolFor(c *cli.Context, file *fileConfig) (poolConfig, error) {
+	if c.String("config") == "" {
+		return poolConfig{}, nil
+	}
+	return file.pool(c.String("pool"))
+}
+
+func engines(c *cli.Context) ([]runner.Engine, error) {
+	var list []runner.Engine
+	urls := strings.FieldsFunc(strings.Join(c.StringSlice("engine-url"), ","), func(r rune) bool { return r == ',' || r == ' ' })
+	if len(urls) == 0 {
+		return nil, failf(exitUsage, "start one, for instance vllm serve MODEL --port 8000, and give --engine-url http://127.0.0.1:8000",
+			"no engine: spool run needs --engine-url or SPOOL_ENGINE_URL")
+	}
+	slices.Sort(urls)
+	for _, u := range slices.Compact(urls) {
+		e, err := vllm.NewClient(u, vllm.Options{APIKey: c.String("engine-api-key")})
+		if err != nil {
+			return nil, failf(exitUsage, "", "%w", err)
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+func openPool(c *cli.Context, pool string) (fast, main *queue.Queue, err error) {
+	client, err := openQueues(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if fast, err = client.Open(c.Context, queue.FastQueue(pool)); err != nil {
+		return nil, nil, err
+	}
+	main, err = client.Open(c.Context, queue.PoolQueue(pool))
+	return fast, main, err
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+
+	"spool/storage"
+	"spool/storage/miniostore"
+	"spool/storage/s3store"
+)
+
+// Values of --store-driver.
+const (
+	driverS3    = "s3"
+	driverMinio = "minio"
+)
+
+// storeConfig says which bucket to open, and how.
+type storeConfig struct {
+	driver   string
+	bucket   string
+	region   string
+	endpoint string
+	log      *zap.Logger
+}
+
+// store is one bucket, with retries.
+type store struct {
+	storage.Bucket
+	storage.Deleter
+	name string
+}
+
+// connector opens a bucket without asking it anything.
+type connector func(ctx context.Context, cfg storeConfig) (*store, error)
+
+// driver is what s3store and miniostore have.
+type driver interface {
+	storage.Bucket
+	storage.Deleter
+}
+
+func connect(ctx context.Context, cfg storeConfig) (*store, error) {
+	retry := storage.Retry{OnRetry: func(op, key string, attempt int, err error) {
+		cfg.log.Warn("store call is tried again", zap.String("operation", op), zap.String("key", key),
+			zap.Int("attempt", attempt), zap.Error(err))
+	}}
+	d, err := openDriver(ctx, cfg, retry)
+	if err != nil {
+		return nil, failf(exitUsage, "", "open bucket %q: %w", cfg.bucket, err)
+	}
+	return &store{Bucket: storage.WithRetry(d, retry), Deleter: storage.WithRetryDeleter(d, retry), name: cfg.bucket}, nil
+}
+
+func openDriver(ctx context.Context, cfg storeConfig, retry storage.Retry) (driver, error) {
+	switch cfg.driver {
+	case driverS3:
+		return s3store.New(ctx, s3store.Config{Bucket: cfg.bucket, Region: cfg.region, Endpoint: cfg.endpoint, Retry: retry})
+	case driverMinio:
+		return miniostore.New(ctx, miniostore.Config{Bucket: cfg.bucket, Region: cfg.region, Endpoint: cfg.endpoint, Retry: retry})
+	}
+	return nil, errors.New("store driver " + cfg.driver + ": want s3 or minio")
+}
+
+// openStore opens the bucket of --bucket, or the one given.
+func (p *program) openStore(c *cli.Context, bucket string, log *zap.Logger) (*store, error) {
+	if bucket == "" {
+		bucket = c.String("bucket")
+	}
+	if bucket == "" {
+		return nil, failf(exitUsage, "", "%w", errNoBucket)
+	}
+	return p.connect(c.Context, storeConfig{
+		driver: c.String("store-driver"), bucket: bucket, region: c.String("region"), endpoint: c.String("s3-endpoint"), log: log,
+	})
+}
+
+// userBucket is a bucket as a user's role sees it. AWS answers 403 instead of 404 for an absent key to
+// those who may not list the whole bucket, and a user may list only some prefixes: so what is denied is
+// looked for in a listing, and called absent if it is not there.
+type userBucket struct{ storage.Bucket }
+
+func (b userBucket) Head(ctx context.Context, key string) (storage.Object, error) {
+	obj, err := b.Bucket.Head(ctx, key)
+	return obj, b.absent(ctx, "head", key, err)
+}
+
+func (b userBucket) absent(ctx context.Context, op, key string, err error) error {
+	if err == nil || storage.KindOf(err) != storage.KindDenied {
+		return err
+	}
+	next, stop := iter.Pull2(b.List(ctx, key, ""))
+	defer stop()
+	first, listErr, ok := next()
+	if listErr != nil || ok && first.Key == key {
+		return err
+	}
+	return &storage.Error{Op: op, Key: key, Kind: storage.KindNotFound, Err: err}
+}
+
+// readAll is storage.ReadAll with the same distinction.
+func (b userBucket) readAll(ctx context.Context, key string) ([]byte, storage.Object, error) {
+	body, obj, err := storage.ReadAll(ctx, b.Bucket, key)
+	return body, obj, b.absent(ctx, "get", key, err)
+}

@@ -1,0 +1,336 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"spool/storage/batch"
+)
+
+const badFile = `{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"x"}}
+nonsense
+
+{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"y"}}
+{"custom_id":"c","method":"GET","url":"/v1/completions","body":{"model":"m","prompt":"x"}}
+`
+
+func TestCheckReportsEveryBadLine(t *testing.T) {
+	w := newWorld(t)
+	path := w.file("bad.jsonl", badFile)
+	var got []string
+	for line := range strings.Lines(w.want(exitRejected, "check", path)) {
+		at, rest, _ := strings.Cut(strings.TrimPrefix(line, path+":"), ": ")
+		code, _, _ := strings.Cut(rest, ": ")
+		got = append(got, at+" "+code)
+	}
+	if diff := cmp.Diff([]string{"2 invalid_json", "5 invalid_method", "4 duplicate_custom_id"}, got); diff != "" {
+		t.Error(diff)
+	}
+	got = nil
+	for line := range strings.Lines(w.want(exitRejected, "check", "--json", path)) {
+		bad := document(t, line).(map[string]any)
+		got = append(got, fmt.Sprint(bad["line"], " ", bad["offset"], " ", bad["custom_id"], " ", bad["code"]))
+		if bad["message"] == "" || len(bad) != 5 {
+			t.Errorf("members: %v", bad)
+		}
+	}
+	if diff := cmp.Diff([]string{"2 92 <nil> invalid_json", "5 194 c invalid_method", "4 102 a duplicate_custom_id"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCheckReadsFilesKeysAndStandardInput(t *testing.T) {
+	w := newWorld(t)
+	good := goodLines(3)
+	w.put("in/a.jsonl", good, nil)
+	w.want(exitOK, "check", w.file("good.jsonl", good))
+	w.want(exitOK, "check", w.file("good.jsonl.gz", gzipped(t, good)))
+	w.want(exitOK, "check", "in/a.jsonl", "--bucket", "spool")
+	w.want(exitOK, "check", "s3://spool/in/a.jsonl")
+	for _, text := range []string{good, gzipped(t, good), zstded(t, good)} {
+		w.stdin = text
+		w.want(exitOK, "check", "-")
+	}
+	w.want(exitRejected, "check", w.file("empty.jsonl", "\n"))
+	w.want(exitRejected, "check", w.file("good.csv", good))
+	if got := w.want(exitRejected, "check", "--json", w.file("torn.jsonl.gz", gzipped(t, good)[:40])); document(t, got).(map[string]any)["code"] != "corrupt_input" {
+		t.Errorf("a torn file: %s", got)
+	}
+	w.want(exitNoInput, "check", "none.jsonl")
+	w.want(exitNoInput, "check", "in/none.jsonl", "--bucket", "spool")
+	w.want(exitUsage, "check", t.TempDir())
+}
+
+func gzipped(t *testing.T, text string) string {
+	t.Helper()
+	var s strings.Builder
+	z := gzip.NewWriter(&s)
+	if _, err := z.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return s.String()
+}
+
+func zstded(t *testing.T, text string) string {
+	t.Helper()
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	return string(z.EncodeAll([]byte(text), nil))
+}
+
+func TestSubmitUploadsOnce(t *testing.T) {
+	w := newWorld(t)
+	good := goodLines(3)
+	path := w.file("p.jsonl", good)
+	sum := sha256.Sum256([]byte(good))
+	submit := func(uploaded bool) {
+		t.Helper()
+		got := w.want(exitOK, "submit", path, "--json", "--bucket", "spool", "--pool", "big", "--window", "6h", "--metadata", "tracestate=a=1,b=2")
+		obj, err := w.store.Head(t.Context(), "in/p.jsonl")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantJSON(t, got, fmt.Sprintf(`{"batch":%q,"input":"in/p.jsonl","bucket":"spool","uploaded":%v,"size":%d,"sha256":%q,"lines":3}`,
+			uploadID(bucketName, obj, 0), uploaded, len(good), hex.EncodeToString(sum[:])))
+		delete(obj.Metadata, "putid")
+		want := map[string]string{"pool": "big", "window": "6h", "tracestate": "a=1,b=2", "sha256": hex.EncodeToString(sum[:])}
+		if diff := cmp.Diff(want, obj.Metadata); diff != "" {
+			t.Error(diff)
+		}
+	}
+	submit(true)
+	submit(false)
+	if n := w.store.Writes("in/p.jsonl"); n != 1 {
+		t.Errorf("%d uploads, want 1", n)
+	}
+	if w.get("in/p.jsonl") != good {
+		t.Error("the bytes are not the file's")
+	}
+}
+
+func TestSubmitKnowsTheSameBytesWithoutItsChecksum(t *testing.T) {
+	w := newWorld(t)
+	good := goodLines(3)
+	w.put("in/p.jsonl", good, nil) // by aws s3 cp
+	w.want(exitOK, "submit", w.file("p.jsonl", good), "--bucket", "spool")
+	if n := w.store.Writes("in/p.jsonl"); n != 1 {
+		t.Errorf("%d uploads, want 1", n)
+	}
+}
+
+func TestSubmitRefusesToReplaceOtherBytes(t *testing.T) {
+	w := newWorld(t)
+	w.upload("in/p.jsonl", 1, nil)
+	path := w.file("p.jsonl", goodLines(2))
+	w.want(exitUsage, "submit", path, "--bucket", "spool")
+	if w.get("in/p.jsonl") != goodLines(1) {
+		t.Error("it replaced them")
+	}
+	w.want(exitOK, "submit", path, "--replace", "--bucket", "spool")
+	if w.get("in/p.jsonl") != goodLines(2) {
+		t.Error("--replace did not")
+	}
+}
+
+func TestSubmitOfTheSameBytesRunsAgainOnlyAfterAFailureOrWithRerun(t *testing.T) {
+	for name, c := range map[string]struct {
+		status  string
+		args    []string
+		uploads int
+	}{
+		"after success":       {batch.Completed, nil, 1},
+		"after a failure":     {batch.Expired, nil, 2},
+		"success, with rerun": {batch.Completed, []string{"--rerun", "1"}, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			path := w.file("p.jsonl", goodLines(2))
+			first := strings.TrimSpace(w.want(exitOK, "submit", path, "--bucket", "spool"))
+			w.end("in/p.jsonl", first, c.status, 1, 1)
+			time.Sleep(time.Second)
+			second := strings.TrimSpace(w.want(exitOK, append([]string{"submit", path, "--bucket", "spool"}, c.args...)...))
+			if n := w.store.Writes("in/p.jsonl"); n != c.uploads || (first == second) != (n == 1) {
+				t.Errorf("%s: %d uploads, want %d; batches %s, %s", name, n, c.uploads, first, second)
+			}
+		})
+	}
+}
+
+func TestSubmitValidatesFirst(t *testing.T) {
+	w := newWorld(t)
+	path := w.file("bad.jsonl", badFile)
+	stdout, stderr, code := w.spool("submit", path, "--bucket", "spool")
+	if code != exitRejected || stdout != "" || !strings.Contains(stderr, "in/bad.jsonl:2: invalid_json: ") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+	if w.store.Writes("in/bad.jsonl") != 0 {
+		t.Error("a bad file was uploaded")
+	}
+	w.want(exitOK, "submit", path, "--on-invalid", "skip", "--bucket", "spool")
+	w.want(exitOK, "submit", path, "in/unchecked.jsonl", "--no-check", "--bucket", "spool")
+	w.want(exitUsage, "submit", path, "--on-invalid", "skp", "--bucket", "spool")
+	w.want(exitUsage, "submit", path, "--rerun", "01", "--bucket", "spool")
+	w.want(exitUsage, "submit", "-", "--bucket", "spool")
+	w.want(exitUsage, "submit", path)
+}
+
+func TestSubmitTakesStandardInputAndFolders(t *testing.T) {
+	w := newWorld(t)
+	w.stdin = goodLines(2)
+	w.want(exitOK, "submit", "-", "s3://spool/in/x/y.jsonl")
+	w.want(exitOK, "submit", w.file("p.jsonl", goodLines(2)), "in/x/", "--bucket", "spool")
+	for _, key := range []string{"in/x/y.jsonl", "in/x/p.jsonl"} {
+		if w.get(key) != goodLines(2) {
+			t.Errorf("%s has other bytes", key)
+		}
+	}
+}
+
+func TestSubmitAndWaitEndsByTheOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		go func() {
+			time.Sleep(time.Minute)
+			in, err := w.store.Head(t.Context(), "in/p.jsonl")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			w.end("in/p.jsonl", uploadID(bucketName, in, 0), batch.Expired, 1, 1)
+		}()
+		w.want(exitExpired, "submit", w.file("p.jsonl", goodLines(2)), "--wait", "--bucket", "spool")
+	})
+}
+
+func TestRetrySubmitsTheFailedLinesUnchanged(t *testing.T) {
+	odd := `{"custom_id":"b", "method":"POST","url":"/v1/completions","body":{"model":"m",  "prompt":"\u00e4"}}` + "\r\n"
+	text := goodLine("a") + "\n" + odd + goodLine("c") + goodLine("d")
+	want := strings.TrimSuffix(odd, "\r\n") + "\n" + goodLine("d")
+	for _, from := range []string{"input", "pieces"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			in := w.put("in/x/p.jsonl.gz", gzipped(t, text), map[string]string{"pool": "big", "window": "6h", "on-invalid": "skip"})
+			id := uploadID(bucketName, in, 0)
+			w.endWithErrors(in.Key, id, errorLine(id, 3, 500), errorLine(id, 4, 0), errorLine(id, 5, 500))
+			w.stage(in.Key, in.ETag, id, text)
+			if from == "pieces" {
+				w.put(in.Key, "other", nil)
+			}
+			target := map[string]string{"input": in.Key, "pieces": id}[from]
+			for _, uploaded := range []bool{true, false} { // the second finds the first
+				got := document(t, w.want(exitOK, "retry", target, "--json", "--bucket", "spool")).(map[string]any)
+				if got["input"] != "in/x/p.retry-1.jsonl" || got["lines"] != 2.0 || got["uploaded"] != uploaded {
+					t.Errorf("from %s: %v", from, got)
+				}
+			}
+			if diff := cmp.Diff(want, w.get("in/x/p.retry-1.jsonl")); diff != "" {
+				t.Errorf("from %s: %s", from, diff)
+			}
+			obj, err := w.store.Head(t.Context(), "in/x/p.retry-1.jsonl")
+			if err != nil || obj.Metadata["pool"] != "big" || obj.Metadata["window"] != "6h" || obj.Metadata["on-invalid"] != "" {
+				t.Errorf("from %s: %v %v", from, obj.Metadata, err)
+			}
+		})
+	}
+}
+
+func TestRetryTakesTheNextFreeName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		id := w.upload("in/p.jsonl", 3, nil)
+		w.end("in/p.jsonl", id, batch.Cancelled, 2, 1)
+		w.put("in/p.retry-1.jsonl", "other", nil)
+		got := document(t, w.want(exitOK, "retry", "in/p.jsonl", "--json", "--bucket", "spool")).(map[string]any)
+		if got["input"] != "in/p.retry-2.jsonl" || w.get("in/p.retry-2.jsonl") != goodLine("c") {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+func TestRetryOfWhatCannotBeRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		id := w.upload("in/p.jsonl", 3, nil)
+		w.want(exitInternal, "retry", "in/p.jsonl", "--bucket", "spool") // it has not ended
+		w.end("in/p.jsonl", id, batch.Completed, 2, 1)
+		w.putJSON("out/p.jsonl/status.json", &batch.Status{Batch: id})
+		if err := w.store.Delete(t.Context(), "in/p.jsonl"); err != nil {
+			t.Fatal(err)
+		}
+		w.want(exitNoInput, "retry", "in/p.jsonl", "--bucket", "spool") // neither input nor pieces
+		w.reject("in/r.jsonl", w.upload("in/r.jsonl", 1, nil), batch.BatchError{Code: "empty_file"})
+		w.want(exitRejected, "retry", "in/r.jsonl", "--bucket", "spool")
+		w.end("in/ok.jsonl", w.upload("in/ok.jsonl", 2, nil), batch.Completed, 2, 0)
+		if got := w.want(exitOK, "retry", "in/ok.jsonl", "--bucket", "spool"); got != "" {
+			t.Errorf("nothing failed, but it printed %q", got)
+		}
+	})
+}
+
+// errorLine is a line of errors.jsonl; status 0 is one that validation refused.
+func errorLine(id string, line int64, status int) string {
+	a := batch.Answer{Batch: id, Line: line, CustomID: "x", Status: status, Body: []byte(`{"error":"x"}`)}
+	if status == 0 {
+		a.Code, a.Message = batch.CodeInvalidRequest, "bad"
+	}
+	return string(a.AppendLine(nil)) + "\n"
+}
+
+// endWithErrors ends a batch with these lines in errors.jsonl.
+func (w *world) endWithErrors(key, id string, lines ...string) {
+	w.t.Helper()
+	o := w.end(key, id, batch.Completed, 1, int64(len(lines)))
+	w.put(*o.ErrorFileID, strings.Join(lines, ""), nil)
+}
+
+// stage stores plan and piece of a file, two lines a chunk.
+func (w *world) stage(key, etag, id, text string) {
+	w.t.Helper()
+	plan := batch.Plan{V: 1, Batch: id, Input: batch.Input{Key: key, ETag: etag}, Pool: "big", Window: "6h", Folder: "f", Shards: []batch.Shard{{}}}
+	var piece, frame strings.Builder
+	var chunk batch.PlanChunk
+	cut := func() {
+		z := zstded(w.t, frame.String())
+		chunk.Offset, chunk.Size = int64(piece.Len()), int64(len(z))
+		piece.WriteString(z)
+		frame.Reset()
+		plan.Shards[0].Chunks = append(plan.Shards[0].Chunks, chunk)
+		chunk = batch.PlanChunk{}
+	}
+	number := int64(0)
+	for line := range strings.Lines(text) {
+		number++
+		line = strings.TrimRight(line, "\r\n")
+		if line == "" {
+			continue
+		}
+		if chunk.Lines == 0 {
+			chunk.FirstLine = number
+		}
+		chunk.Lines++
+		fmt.Fprintf(&frame, "%d\t%s\n", number, line)
+		if chunk.Lines == 2 {
+			cut()
+		}
+	}
+	if chunk.Lines > 0 {
+		cut()
+	}
+	w.put(batch.PieceKey(id, "f", 0), piece.String(), nil)
+	w.putJSON(batch.PlanKey(id), plan)
+}
