@@ -1,0 +1,101 @@
+# Needs Go and make. Everything that is made is under bin/ and .spool/demo; tools are installed under bin/tools.
+
+GO       ?= go
+FUZZTIME ?= 30s
+SOAK     ?= 10
+BENCH    ?= .
+PKG      ?= ./...
+
+GOLANGCI_LINT := 2.15.0
+GOVULNCHECK   := 1.9.0
+
+TOOLS := $(CURDIR)/bin/tools
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z0-9-]*:.*## / { printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PKG=./runner/... limits test, race, cover and bench to some packages; FUZZTIME, SOAK and BENCH: see their targets"
+
+.PHONY: build
+build: ## Build bin/spool; its version comes from git
+	$(GO) build -buildvcs=auto -trimpath -o bin/spool ./cmd/spool
+
+.PHONY: demo
+demo: build ## Run a real file through everything on this machine, and show the results
+	@scripts/demo.sh
+
+.PHONY: test
+test: ## Run all tests; SPOOL_REQUIRE_ALL=1 fails where a tool for one is missing
+	$(GO) test -timeout 20m $(PKG)
+
+.PHONY: race
+race: ## Run the tests under the race detector, long ones shortened
+	$(GO) test -race -short -timeout 30m $(PKG)
+
+.PHONY: cover
+cover: ## Measure coverage across packages: bin/cover.html, and the total
+	@mkdir -p bin
+	$(GO) test -timeout 30m -coverpkg=./... -coverprofile=bin/cover.out $(PKG)
+	$(GO) tool cover -html=bin/cover.out -o bin/cover.html
+	@$(GO) tool cover -func=bin/cover.out | tail -n 1
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME (30s)
+	@for pkg in $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' $(PKG)); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Run the benchmarks that match BENCH (all)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
+
+.PHONY: soak
+soak: ## Repeat the tests of crashes, kills and races SOAK times (10) under the race detector
+	$(GO) test -race -count $(SOAK) -timeout 0 -run '(?i)crash|kill|race|zombie|dies|lost' $(PKG)
+
+.PHONY: test-localstack
+test-localstack: ## Run the end-to-end tests against LocalStack 4.12 (installs it: 345 MB, Python 3.11)
+	localstack/localstack.sh setup
+	SPOOL_REQUIRE_ALL=1 $(GO) test -timeout 30m -run LocalStack -v ./localstack/... ./storage/...
+
+.PHONY: test-docker
+test-docker: ## Build the watcher's image from scratch and run it (needs a Docker daemon, or root and dockerd)
+	SPOOL_TEST_DOCKER=1 $(GO) test -timeout 10m -run Container -v ./infra
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## Run golangci-lint (installed on first use)
+	$< run
+
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck-$(GOVULNCHECK) ## Look for known vulnerabilities in what is called
+	$< ./...
+
+.PHONY: vet
+vet: ## Run go vet
+	$(GO) vet ./...
+
+.PHONY: check-fmt
+check-fmt: ## Fail if a file is not formatted
+	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "not formatted (gofmt -w them):"; echo "$$files"; exit 1; }
+
+.PHONY: check-tidy
+check-tidy: ## Fail if go mod tidy would change go.mod or go.sum
+	$(GO) mod tidy -diff
+
+.PHONY: clean
+clean: ## Remove what these targets have made
+	rm -rf bin .spool/demo
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT)
+	mv $(TOOLS)/golangci-lint $@
+
+$(TOOLS)/govulncheck-$(GOVULNCHECK):
+	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@v$(GOVULNCHECK)
+	mv $(TOOLS)/govulncheck $@
