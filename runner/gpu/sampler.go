@@ -1,0 +1,199 @@
+package gpu
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Interval is the time between two readings.
+const Interval = time.Second
+
+// patience is how long a wait for an event may take that nothing can interrupt, and so how long Run may outlive its context.
+const patience = 250 * time.Millisecond
+
+// source is a driver that was opened. One goroutine uses it at a time.
+type source interface {
+	describe() description
+	read(i int) raw                      // of the i-th device
+	wait(d time.Duration) (event, error) // for an event; errNoEvent after d, errBlind at once if there never will be one
+	close()
+}
+
+type description struct {
+	driver  string
+	devices []Device
+	blind   string // why events are not seen; empty if they are
+}
+
+// event is an XID, or a loss.
+type event struct {
+	device int // -1: unknown
+	xid    int // 0: the driver says that a device is lost
+}
+
+var (
+	errNoEvent = errors.New("no event")
+	errBlind   = errors.New("events are not reported")
+)
+
+// Sampler watches GPUs. Make one with Open. Run and Close are for one goroutine, the other methods may be called
+// concurrently, at any time.
+type Sampler struct {
+	src     source // nil: no GPUs
+	driver  string
+	devices []Device
+
+	mu       sync.Mutex
+	states   []state
+	failures int
+}
+
+// Open looks for GPUs. The Sampler can always be used and must be closed; the reason is empty, or says for a log line why
+// there are no GPUs, or what of them is not seen.
+//
+// If visible is not empty, only these GPUs are watched: it is a list as in CUDA_VISIBLE_DEVICES, of indexes and UUIDs, which
+// may be abbreviated, and ends before the first that is not there. Indexes are taken in the order of the PCI bus: CUDA's own,
+// if the GPUs are of one kind or CUDA_DEVICE_ORDER is PCI_BUS_ID.
+// (https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars)
+func Open(visible string) (s *Sampler, reason string) {
+	src, err := open(visible)
+	if err != nil {
+		return &Sampler{}, err.Error()
+	}
+	return newSampler(src)
+}
+
+func newSampler(src source) (*Sampler, string) {
+	d := src.describe()
+	s := &Sampler{src: src, driver: d.driver, devices: d.devices, states: make([]state, len(d.devices))}
+	for i, device := range d.devices {
+		s.states[i].Device = device
+	}
+	return s, d.blind
+}
+
+// Driver is the version of the driver; empty without GPUs.
+func (s *Sampler) Driver() string { return s.driver }
+
+// Samples gives the state of each GPU as of the last reading. It waits for no GPU. None: nil.
+func (s *Sampler) Samples() []Sample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Sample
+	for i := range s.states {
+		all = append(all, s.states[i].sample())
+	}
+	return all
+}
+
+// Failures is the number of calls to the driver that failed although the GPU can do what they ask for.
+func (s *Sampler) Failures() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failures
+}
+
+// Run reads the GPUs every Interval and counts their errors, until the context ends: nil, or until a GPU must not be used
+// any longer: *UnfitError. It may be called once. It ends 250 ms after its context, but not before a call to the driver has
+// come back, which with a broken GPU may take long.
+func (s *Sampler) Run(ctx context.Context) error {
+	if s.src == nil {
+		<-ctx.Done()
+		return nil
+	}
+	for due := time.Now(); ctx.Err() == nil; {
+		if now := time.Now(); !now.Before(due) {
+			if err := s.read(now); err != nil {
+				return err
+			}
+			due = now.Add(Interval)
+		}
+		if err := s.wait(ctx, min(max(0, time.Until(due)), patience)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends the use of the driver, after Run has returned. Samples stay. It may be called again.
+func (s *Sampler) Close() {
+	if s.src != nil {
+		s.src.close()
+		s.src = nil
+	}
+}
+
+// read reads all GPUs, and fails with the first that is lost.
+func (s *Sampler) read(now time.Time) error {
+	var lost error
+	for i, device := range s.devices {
+		r := s.src.read(i) // not under the mutex: it may take long
+		s.mu.Lock()
+		s.failures += r.failed
+		s.states[i].add(r, now)
+		s.mu.Unlock()
+		if r.lost != "" && lost == nil {
+			lost = &UnfitError{Device: device, Cause: r.lost}
+		}
+	}
+	return lost
+}
+
+// wait waits for an event and counts it.
+func (s *Sampler) wait(ctx context.Context, d time.Duration) error {
+	e, err := s.src.wait(d)
+	switch {
+	case err == nil:
+		return s.count(e)
+	case errors.Is(err, errNoEvent):
+		return nil
+	case !errors.Is(err, errBlind):
+		s.mu.Lock()
+		s.failures++
+		s.mu.Unlock()
+	}
+	select { // the call did not wait
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+	return nil
+}
+
+// count counts an event, and fails if it makes a GPU unfit.
+func (s *Sampler) count(e event) error {
+	u := &UnfitError{Device: Device{Index: -1}, XID: e.xid, Cause: unfit(e.xid)}
+	if e.xid == 0 {
+		u.Cause = lost
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.device < 0 && u.Cause == "" {
+		s.failures++ // an error that nobody can place
+		return nil
+	}
+	if e.device >= 0 {
+		u.Device = s.devices[e.device]
+		st := &s.states[e.device]
+		if e.xid != 0 {
+			if st.XIDs == nil {
+				st.XIDs = map[int]int{}
+			}
+			st.XIDs[e.xid]++
+		}
+		if u.Cause != "" {
+			st.Unfit = u.Cause
+		}
+	}
+	if u.Cause == "" {
+		return nil
+	}
+	return u
+}
+
+// lost is the cause of a GPU that the driver cannot reach, reset of one that it can.
+const (
+	lost  = "the driver has lost it"
+	reset = "the driver says that it must be reset"
+)
