@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/backend/meta"
@@ -16,13 +17,14 @@ import (
 )
 
 const (
-	maxRequests   = 4096    // at once; more are answered 503 SlowDown
-	copyThreshold = 5 << 30 // bytes; the largest CopyObject, as on AWS
+	maxRequests   = 4096            // at once; more are answered 503 SlowDown
+	copyThreshold = 5 << 30         // bytes; the largest CopyObject, as on AWS
+	requestGrace  = 2 * time.Second // for requests that are at work when the server stops
 )
 
 // RunChild is the process that Start starts: it reads its Config from in, serves until in ends or ctx is done, and
 // tells on out when it listens, and what goes wrong later, in lines of text. Call it with the standard input and output
-// of a process that does nothing else: it changes the working directory, and leaves a goroutine that reads in.
+// of a process that does nothing else and ends with it: it changes the working directory, and leaves goroutines behind.
 func RunChild(ctx context.Context, in io.Reader, out io.Writer) error {
 	input := json.NewDecoder(in)
 	var cfg Config
@@ -66,7 +68,8 @@ func serve(ctx context.Context, cfg Config, out io.Writer) error {
 	return listen(ctx, server, cfg.Address)
 }
 
-// listen serves until ctx is done.
+// listen serves until ctx is done. A client that stalls then is cut off with the process: left to itself, the server waits
+// 10 s for it, and ends with an error.
 func listen(ctx context.Context, server *s3api.S3ApiServer, address string) error {
 	served := make(chan error, 1)
 	go func() { served <- server.ServeMultiPort([]string{address}) }()
@@ -75,10 +78,14 @@ func listen(ctx context.Context, server *s3api.S3ApiServer, address string) erro
 		return fmt.Errorf("serve on %s: %w", address, err)
 	case <-ctx.Done():
 	}
-	err := server.ShutDown()
-	<-served //nolint:errcheck // that its listener was closed
-	if err != nil {
-		return fmt.Errorf("shut down: %w", err)
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.ShutDown() }()
+	select {
+	case err := <-stopped:
+		if err != nil {
+			return fmt.Errorf("shut down: %w", err)
+		}
+	case <-time.After(requestGrace):
 	}
 	return nil
 }

@@ -83,8 +83,8 @@ const readyLine = "spool-local-s3: ready"
 var errEnded = errors.New("without an error")
 
 const (
-	stopPatience = 5 * time.Second // then the child is killed
-	chosenTries  = 5               // a port that the kernel chose may be taken before the child listens on it
+	stopPatience = 20 * time.Second // then the child is killed; it takes itself requestGrace and eventGrace at most
+	chosenTries  = 5                // a port that the kernel chose may be taken before the child listens on it
 )
 
 // Process is a running server.
@@ -239,8 +239,8 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Stop lets the server finish what it is at, kills it after 5 s, and returns when the process is gone. It may be called
-// any number of times.
+// Stop gives the server 2 s for what it is at and 2 s for events that wait, kills it if it does not end, and returns when
+// the process is gone. It may be called any number of times.
 func (p *Process) Stop() error {
 	p.stop.Do(func() {
 		_ = p.stdin.Close()

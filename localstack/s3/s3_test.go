@@ -229,6 +229,7 @@ func TestStartReportsWhatTheChildSaid(t *testing.T) {
 }
 
 func TestChildEndsWhenItsParentIsKilled(t *testing.T) {
+	t.Parallel()
 	parent := exec.Command(os.Args[0], parentName, t.TempDir())
 	out, err := parent.StdoutPipe()
 	must(t, err)
@@ -236,23 +237,41 @@ func TestChildEndsWhenItsParentIsKilled(t *testing.T) {
 	address, err := bufio.NewReader(out).ReadString('\n')
 	must(t, err)
 	address = strings.TrimSpace(address)
-	conn, err := net.Dial("tcp", address)
-	must(t, err)
-	_ = conn.Close()
+	conn := stall(t, address)
 	must(t, parent.Process.Kill())
 	_ = parent.Wait()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-tick.C {
-		conn, err := net.Dial("tcp", address)
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			return
-		}
-		if err == nil {
-			_ = conn.Close()
-		}
+	wantCutOff(t, conn)
+	if again, err := net.Dial("tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("dial: %v, %v: the child still listens", again, err)
 	}
-	t.Errorf("the child still listens on %s", address)
+}
+
+func TestStopDoesNotWaitForAClientThatStalls(t *testing.T) {
+	t.Parallel()
+	s := start(t, s3.Config{Dir: t.TempDir()})
+	conn := stall(t, strings.TrimPrefix(s.Endpoint, "http://"))
+	must(t, s.Stop())
+	wantCutOff(t, conn)
+}
+
+// stall begins a request, and says no more.
+func stall(t *testing.T, address string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = io.WriteString(conn, "PUT /spool/in/half.jsonl HTTP/1.1\r\nHost: ")
+	must(t, err)
+	return conn
+}
+
+// wantCutOff waits for the end of the connection, which is that of the server's process, and for no answer.
+func wantCutOff(t *testing.T, conn net.Conn) {
+	t.Helper()
+	must(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
+	if answer, err := io.ReadAll(conn); len(answer) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %q, %v, want the connection cut off", answer, err)
+	}
 }
 
 func TestChildWithoutConfigurationEnds(t *testing.T) {
