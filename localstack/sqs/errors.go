@@ -1,6 +1,7 @@
 package sqs
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 
@@ -47,14 +48,33 @@ var queryCodes = map[engine.Code]string{ //nolint:gochecknoglobals // never writ
 	engine.CodeUnsupported:         "AWS.SimpleQueueService.UnsupportedOperation",
 }
 
+// statuses are those of the errors that are not 400, by the same trait.
+var statuses = map[engine.Code]int{ //nolint:gochecknoglobals // never written
+	engine.CodeInvalidHandle:   http.StatusNotFound,
+	engine.CodeNoResource:      http.StatusNotFound,
+	engine.CodeOverLimit:       http.StatusForbidden,
+	engine.CodePurgeInProgress: http.StatusForbidden,
+}
+
+// shared are the shapes of the errors that the model does not have, as AWS answers them in JSON.
+var shared = map[engine.Code]string{ //nolint:gochecknoglobals // never written
+	engine.CodeInvalidValue: "InvalidParameterValueException",
+	engine.CodeMissing:      "MissingRequiredParameterException",
+}
+
 func asAPIError(err error) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
-	if e, ok := errors.AsType[*engine.Error](err); ok {
-		return &apiError{http.StatusBadRequest, string(e.Code), queryCodes[e.Code], e.Message}
+	e, ok := errors.AsType[*engine.Error](err)
+	if !ok {
+		return errInternal(err.Error())
 	}
-	return errInternal(err.Error())
+	status := cmp.Or(statuses[e.Code], http.StatusBadRequest)
+	if shape, ok := shared[e.Code]; ok {
+		return &apiError{status, shape, string(e.Code), e.Message}
+	}
+	return &apiError{status, string(e.Code), queryCodes[e.Code], e.Message}
 }
 
 func errInternal(message string) *apiError {

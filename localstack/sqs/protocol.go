@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"spool/localstack/sqs/internal/engine"
 )
 
 // protocol turns requests into operations, and results and errors into answers.
@@ -49,7 +51,9 @@ func (jsonProtocol) answer(w http.ResponseWriter, result any, _ string) {
 }
 
 // modelled tells the errors of the service's own model from those that all services share.
-func modelled(shape string) bool { return !strings.HasSuffix(shape, "Exception") }
+func modelled(shape string) bool {
+	return !strings.HasSuffix(shape, "Exception") || shape == string(engine.CodeNoResource)
+}
 
 func (jsonProtocol) fail(w http.ResponseWriter, err *apiError, _ string) {
 	shape := "com.amazonaws.sqs#" + err.shape

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/url"
@@ -26,14 +27,16 @@ func (q *queues) query(params ...string) (int, string) {
 	for i := 0; i < len(params); i += 2 {
 		form.Set(params[i], params[i+1])
 	}
-	return post(q.Context(), q.T, *q.url, form.Encode(), sqs.DefaultSecretKey)
+	resp, text := post(q.Context(), q.T, *q.url, form.Encode(), sqs.DefaultSecretKey, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	return resp.StatusCode, text
 }
 
-func post(ctx context.Context, t *testing.T, target, body, secret string) (int, string) {
+// post sends a signed request with a header.
+func post(ctx context.Context, t *testing.T, target, body, secret, header, value string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(body))
 	must(t, err)
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	r.Header.Set(header, value)
 	sum := sha256.Sum256([]byte(body))
 	creds := aws.Credentials{AccessKeyID: sqs.DefaultAccessKey, SecretAccessKey: secret}
 	must(t, v4.NewSigner().SignHTTP(ctx, creds, r, hex.EncodeToString(sum[:]), "sqs", "eu-west-1", time.Now()))
@@ -43,7 +46,7 @@ func post(ctx context.Context, t *testing.T, target, body, secret string) (int, 
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	must(t, err)
-	return resp.StatusCode, string(answer)
+	return resp, string(answer)
 }
 
 // inner is the text of the first element of that name, markup included.
@@ -131,9 +134,43 @@ func TestQueryProtocolErrors(t *testing.T) {
 	if code := inner(t, got, "Code"); status != http.StatusBadRequest || code != "MalformedInput" {
 		t.Errorf("%d %s", status, code)
 	}
-	status, got = post(q.Context(), t, *q.url, "Action=ListQueues", "another secret")
-	if code := inner(t, got, "Code"); status != http.StatusForbidden || code != "SignatureDoesNotMatch" {
-		t.Errorf("%d %s", status, code)
+	resp, got := post(q.Context(), t, *q.url, "Action=ListQueues", "another secret", "Content-Type", "application/x-www-form-urlencoded")
+	if code := inner(t, got, "Code"); resp.StatusCode != http.StatusForbidden || code != "SignatureDoesNotMatch" {
+		t.Errorf("%d %s", resp.StatusCode, code)
+	}
+}
+
+// TestErrorsInJSON: an error of the model has the service's name space, one that all services share has another, and
+// both tell what the Query protocol calls them. Statuses are those of the trait awsQueryError.
+func TestErrorsInJSON(t *testing.T) {
+	q := start(t, sqs.Config{Clock: sqs.NewManualClock(time.Unix(1_700_000_000, 0))})
+	for _, c := range []struct {
+		action, request, kind, code string
+		status                      int
+	}{
+		{"ReceiveMessage", `{"MaxNumberOfMessages":11}`, "com.amazon.coral.service#InvalidParameterValueException", "InvalidParameterValue", 400},
+		{"SendMessage", `{}`, "com.amazon.coral.service#MissingRequiredParameterException", "MissingParameter", 400},
+		{"DeleteMessage", `{}`, "com.amazon.coral.service#MissingRequiredParameterException", "MissingParameter", 400},
+		{"DeleteMessage", `{"ReceiptHandle":"made-up"}`, "com.amazonaws.sqs#ReceiptHandleIsInvalid", "ReceiptHandleIsInvalid", 404},
+		{"SetQueueAttributes", `{"Attributes":{"None":"1"}}`, "com.amazonaws.sqs#InvalidAttributeName", "InvalidAttributeName", 400},
+		{"SendMessageBatch", `{}`, "com.amazonaws.sqs#EmptyBatchRequest", "AWS.SimpleQueueService.EmptyBatchRequest", 400},
+		{"StartMessageMoveTask", `{"SourceArn":"none"}`, "com.amazonaws.sqs#ResourceNotFoundException", "ResourceNotFoundException", 404},
+		{"NoSuchThing", `{}`, "com.amazon.coral.service#UnknownOperationException", "InvalidAction", 400},
+		{"SendMessage", `{"MessageBody":1}`, "com.amazon.coral.service#SerializationException", "MalformedInput", 400},
+		{"PurgeQueue", `{}`, "", "", 200},
+		{"PurgeQueue", `{}`, "com.amazonaws.sqs#PurgeQueueInProgress", "AWS.SimpleQueueService.PurgeQueueInProgress", 403},
+	} {
+		body := strings.Replace(c.request, "{", `{"QueueUrl":"`+*q.url+`",`, 1)
+		body = strings.Replace(body, ",}", "}", 1)
+		resp, answer := post(q.Context(), t, *q.url, body, sqs.DefaultSecretKey, "X-Amz-Target", "AmazonSQS."+c.action)
+		var got struct {
+			Type string `json:"__type"`
+		}
+		must(t, json.Unmarshal([]byte(answer), &got))
+		code, _, _ := strings.Cut(resp.Header.Get("x-amzn-query-error"), ";")
+		if resp.StatusCode != c.status || got.Type != c.kind || code != c.code {
+			t.Errorf("%s %s: %d %s %s, want %d %s %s", c.action, c.request, resp.StatusCode, got.Type, code, c.status, c.kind, c.code)
+		}
 	}
 }
 

@@ -25,10 +25,15 @@ var receiveChecks = []check{ //nolint:gochecknoglobals // never written
 }
 
 func pollShort(s *suite) {
-	start := time.Now()
-	s.none(s.queue())
-	if took := time.Since(start); took > 900*time.Millisecond {
-		s.Errorf("took %s", took)
+	url := s.queue()
+	fastest := time.Hour
+	for range 5 { // the shortest wait that SQS knows is 1 s; one of five tells, however busy the machine
+		start := time.Now()
+		s.none(url)
+		fastest = min(fastest, time.Since(start))
+	}
+	if fastest > 900*time.Millisecond {
+		s.Errorf("the fastest of five took %s", fastest)
 	}
 }
 
@@ -36,7 +41,7 @@ func pollEmpty(s *suite) {
 	url := s.queue()
 	start := time.Now()
 	wantEqual(s, "messages", len(s.receive(url, 2, -1)), 0)
-	if took := time.Since(start); took < 1500*time.Millisecond || took > 4*time.Second {
+	if took := time.Since(start); took < 1500*time.Millisecond || took > 15*time.Second {
 		s.Errorf("took %s, want 2 s", took)
 	}
 }
@@ -52,8 +57,8 @@ func pollArrival(s *suite) {
 	defer timer.Stop()
 	wantEqual(s, "body", *s.one(url, 15, -1).Body, "now")
 	s.must(<-sent)
-	if took := time.Since(start); took > 4*time.Second {
-		s.Errorf("took %s, want a little over 0.5 s", took)
+	if took := time.Since(start); took > 12*time.Second {
+		s.Errorf("took %s, want a little over 0.5 s, not the 15 s of the wait", took)
 	}
 }
 
@@ -63,8 +68,8 @@ func pollExpiry(s *suite) {
 	start := time.Now()
 	first := s.one(url, 0, 2)
 	second := s.one(url, 15, -1)
-	if took := time.Since(start); took < 1500*time.Millisecond || took > 6*time.Second {
-		s.Errorf("took %s, want 2 s", took)
+	if took := time.Since(start); took < 1500*time.Millisecond || took > 12*time.Second {
+		s.Errorf("took %s, want 2 s, not the 15 s of the wait", took)
 	}
 	wantEqual(s, "id", *second.MessageId, *first.MessageId)
 	wantEqual(s, "receive count", second.Attributes["ApproximateReceiveCount"], "2")
@@ -93,9 +98,9 @@ func visibilityZero(s *suite) {
 func visibilityExtend(s *suite) {
 	url := s.queue()
 	s.send(url, "x")
-	m := s.one(url, 0, 1)
+	m := s.one(url, 0, 4)
 	s.must(s.change(url, m.ReceiptHandle, 60))
-	wantEqual(s, "messages after the first lease", len(s.receive(url, 3, -1)), 0)
+	wantEqual(s, "messages after the first lease", len(s.receive(url, 5, -1)), 0)
 	s.wantCounts(url, "0/1/0")
 }
 

@@ -113,6 +113,9 @@ func (m *message) handle(queue string) string {
 
 // parseHandle takes a handle apart. It fails for what is no handle, or one of another queue.
 func parseHandle(queue, handle string) (id string, received int, err error) {
+	if handle == "" {
+		return "", 0, Errorf(CodeMissing, "The request must contain the parameter ReceiptHandle.")
+	}
 	raw, decodeErr := base64.RawURLEncoding.DecodeString(handle)
 	parts := strings.Split(string(raw), "/")
 	if decodeErr != nil || len(parts) != 3 || parts[0] != queue {
