@@ -1,8 +1,10 @@
 package finalize
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
@@ -17,7 +19,8 @@ func (j job) output(ctx context.Context) error {
 		return nil
 	}
 	m := j.manifest
-	return j.upload(ctx, target{key: j.key(batch.OutputName), size: m.Counts.OKBytes, exact: true}, func(ctx context.Context) (stream, error) {
+	to := target{key: j.key(batch.OutputName), size: m.Counts.OKBytes, exact: true}
+	return j.upload(ctx, to, func(ctx context.Context) (stream, error) {
 		return &file{key: batch.ManifestKey(m.Batch), lines: newOrdered(ctx, j.outputParts()), want: m.Counts.OK}, nil
 	})
 }
@@ -56,19 +59,34 @@ func (j job) invalid(ctx context.Context) error {
 		if err != nil {
 			return nil, errors.Join(err, body.Close())
 		}
-		return &plainText{plain, body}, nil
+		return &badText{plain: plain, body: body, key: key, left: j.plan.Bad}, nil
 	})
 }
 
-// plainText is a compressed object, decompressed.
-type plainText struct {
-	*zstd.Decoder
-	body io.Closer
+// badText is the bad lines as they were staged, decompressed. Like file, it ends with an error unless its lines are
+// as many as the plan says.
+type badText struct {
+	plain *zstd.Decoder
+	body  io.Closer
+	key   string
+	left  int64 // lines
 }
 
-func (p *plainText) Close() error {
-	p.Decoder.Close()
-	return p.body.Close()
+func (b *badText) Read(p []byte) (int, error) {
+	n, err := b.plain.Read(p)
+	b.left -= int64(bytes.Count(p[:n], []byte{'\n'}))
+	switch {
+	case err == io.EOF && b.left != 0:
+		err = corruptf(b.key, "its lines and those that the plan counts differ by %d", b.left)
+	case err != nil && err != io.EOF:
+		err = fmt.Errorf("read %q: %w", b.key, err)
+	}
+	return n, err
+}
+
+func (b *badText) Close() error {
+	b.plain.Close()
+	return b.body.Close()
 }
 
 // stream yields the bytes of a file that is to be uploaded.

@@ -142,6 +142,8 @@ func (s *summing) judge(key, want string, err error) error {
 		return fmt.Errorf("read %q: %w", key, err)
 	case got != want:
 		return corruptf(key, "its sha256 is %q, the manifest says %q", got, want)
+	case s.left != 0: // what a reader that stops at the end line did not ask for
+		return corruptf(key, "%d bytes follow the end line", s.left)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"regexp"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"spool/storage"
@@ -111,6 +112,10 @@ func TestCorruptObjectsStopTheBatchAndStoreNothing(t *testing.T) {
 			w.bad = w.bad[1:]
 			put(t, s, batch.BadKey(testID, folder), compress(t, nil, w.invalid(t)), nil)
 		}, key: batch.ManifestKey(testID), absent: errs},
+		"a bad line too few of a rejected file": {harm: func(t *testing.T, s *memstore.Store, w *world) {
+			w.plan.Verdict, w.plan.Shards, w.bad = batch.Rejected, nil, w.bad[1:]
+			put(t, s, batch.BadKey(testID, folder), compress(t, nil, w.invalid(t)), nil)
+		}, key: batch.BadKey(testID, folder), absent: testDir + batch.InvalidName},
 		"broken piece": {stop: true, harm: func(t *testing.T, s *memstore.Store, _ *world) {
 			replace(t, s, piece, func(b []byte) []byte { return make([]byte, len(b)) })
 		}, key: piece, absent: errs},
@@ -140,7 +145,7 @@ func TestCorruptObjectsStopTheBatchAndStoreNothing(t *testing.T) {
 					w.finishAll(t, s)
 				}
 				c.harm(t, s, w)
-				_, err := New(Config{Bucket: s}).Try(t.Context(), w.plan)
+				_, err := New(Config{Bucket: trickle{s}}).Try(t.Context(), w.plan)
 				if corrupt, ok := errors.AsType[*CorruptError](err); !ok || corrupt.Key != c.key {
 					t.Errorf("Try = %v, want a CorruptError of %q", err, c.key)
 				}
@@ -151,6 +156,20 @@ func TestCorruptObjectsStopTheBatchAndStoreNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// trickle yields bodies byte by byte: a reader sees no more than what it asks for.
+type trickle struct{ storage.Bucket }
+
+func (b trickle) Get(ctx context.Context, key string, opt storage.GetOptions) (io.ReadCloser, storage.Object, error) {
+	body, obj, err := b.Bucket.Get(ctx, key, opt)
+	if err != nil {
+		return nil, obj, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{iotest.OneByteReader(body), body}, obj, nil
 }
 
 // A body that ends too early is the fault of a request, not of the object: trying again helps.

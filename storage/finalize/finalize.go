@@ -49,9 +49,10 @@ func New(cfg Config) *Finalizer {
 }
 
 // Try ends the batch of a stored plan if it can be ended, and returns its result: the one that is
-// there, or the one that this call brought about. Without result and error it is too early: shards
-// are not done, or the batch was stopped and runners still hold leases, or somebody else is at it (Config.Patience). It costs four small requests to find
-// that out, so it may be asked at every scan and after every shard.
+// there, or the one that this call brought about. Without result and error it is too early: shards are not
+// done, or the batch was stopped and runners still hold leases, or somebody else is at it (Config.Patience). It
+// costs four small requests to find that out, and after a stop one for each shard that is not done, so it may be
+// asked at every scan and after every shard.
 //
 // It may wait a second, by the store's clock, before it writes batch.json, and takes as long as it takes to
 // read all chunks and upload the output; ctx ends it at any point without harm.

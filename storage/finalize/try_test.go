@@ -1,7 +1,9 @@
 package finalize
 
 import (
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,6 +71,39 @@ func TestRejectedFileHasOnlyInvalidAndBatchObject(t *testing.T) {
 			t.Errorf("batch.json = %+v", o)
 		}
 	})
+}
+
+// The user's signal comes after all that it speaks of, and the tombstone after the signal: whoever dies in between
+// leaves no batch.json without its files, and no result without its batch.json.
+func TestWritesInTheOrderOfTheFormat(t *testing.T) {
+	prepare := maps.Clone(situations)
+	prepare["rejected"] = func(_ *testing.T, _ *memstore.Store, w *world) (string, string) {
+		w.plan.Verdict, w.plan.Shards = batch.Rejected, nil
+		return "", ""
+	}
+	for name, prepare := range prepare {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+				prepare(t, s, w)
+				want := []string{
+					batch.ManifestKey(testID), testDir + batch.OutputName, testDir + batch.ErrorsName, testDir + batch.InvalidName,
+					testDir + batch.SummaryName, testDir + batch.ObjectName, batch.ResultKey(testID),
+				}
+				if w.plan.Verdict == batch.Rejected {
+					want = slices.Delete(want, 1, 3)
+				}
+				var got []string
+				h := &storagetest.Hook{Bucket: s, Before: func(_, key string) error {
+					got = append(got, key)
+					return nil
+				}}
+				try(t, h, w)
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("writes (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
 }
 
 func TestFileWithoutGoodLinesCompletesWithEmptyOutput(t *testing.T) {

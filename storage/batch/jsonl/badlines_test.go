@@ -295,6 +295,10 @@ var badLines = []struct {
 		InvalidCustomID, 14, "", `"custom_id" at byte 14 has 514 bytes, the most is 512`,
 	},
 	{
+		"custom_id is one byte too long", `{"custom_id":"` + strings.Repeat("é", 256) + `x","method":"POST"}`,
+		InvalidCustomID, 14, "", `"custom_id" at byte 14 has 513 bytes, the most is 512`,
+	},
+	{
 		"custom_id has half a pair", `{"custom_id":"a\ud800b","method":"POST","url":"/v1/embeddings","body":{}}`,
 		InvalidCustomID, 14, "", `"custom_id" at byte 14 has half of a surrogate pair (\ud800 to \udfff): it is not Unicode`,
 	},

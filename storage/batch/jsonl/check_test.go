@@ -2,6 +2,7 @@ package jsonl
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -253,6 +254,24 @@ func TestUTF8IsCheckedAsTheStandardLibraryDoes(t *testing.T) {
 							t.Fatalf("% x: valid %v, want %v", seq, got, want)
 						}
 					}
+				}
+			}
+		}
+	}
+}
+
+// The scanner looks at eight bytes at once, and at the last seven of a line one by one.
+func TestEveryByteIsCheckedAtEveryPlaceOfAString(t *testing.T) {
+	c := newChecker(t, Config{})
+	for _, tail := range []string{"", "12345678"} {
+		for at := range 9 {
+			for ch := range 256 {
+				text := append(bytes.Repeat([]byte("x"), at), byte(ch))
+				line := fmt.Appendf(nil, `"%s%s"`, text, tail)
+				want := json.Valid(line) && utf8.Valid(line)
+				_, p := c.Check(Line{Bytes: line})
+				if got := p.Code == NotAnObject; got != want {
+					t.Errorf("%q: got %v, but encoding/json says valid: %v", line, p, want)
 				}
 			}
 		}

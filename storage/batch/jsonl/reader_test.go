@@ -61,7 +61,7 @@ func TestReaderCutsLines(t *testing.T) {
 			long(1, 0, "the line has 1000 bytes, the most is 40: shorten or split the request")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for _, buffer := range []int{16, 64, readerBuffer} {
+			for _, buffer := range []int{16, 20, 41, 64, readerBuffer} { // 41 ends between CR and LF of the longest line
 				r := newReader(iotest.OneByteReader(strings.NewReader(tt.in)), Config{MaxLineBytes: 40, MaxInputBytes: 1 << 20}, buffer)
 				got, err := readAll(r)
 				if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
