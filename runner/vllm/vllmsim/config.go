@@ -28,6 +28,7 @@ type Config struct {
 	ServedNames []string // further names; AnyModel is always one of them
 
 	Slots         int           // sequences that run at once (max_num_seqs); others wait, first come first served
+	MaxQueued     int           // sequences that run and wait together; more get 503; 0 is no limit
 	TokenTime     time.Duration // of one step, which gives each running sequence a token, when one runs
 	TokenTimeFull time.Duration // of one step when all slots are busy; in between it grows linearly
 	PrefillTime   time.Duration // for which every sequence that starts holds up all others
@@ -48,6 +49,11 @@ type Config struct {
 	APIKey          string        // asked of /v1 and /v2, as with --api-key; "" asks for none
 	LedgerPath      string        // see Ledger; "" writes none
 	Faults          []Fault       // see Fault; POST /sim/faults replaces them
+
+	// Of Serve only:
+	FailStart string   // see FailMemory; "" starts
+	Orphans   int      // processes that it starts, and that outlive it if it is killed, or its EngineCore dies
+	Lacks     []string // flags that it refuses, as an earlier version does
 }
 
 func (c Config) withDefaults() Config {
@@ -86,6 +92,9 @@ func (c Config) validate() error {
 	check(c.TimeScale > 0, "time scale: %v, want more than 0 (Instant takes no time)", c.TimeScale)
 	check(c.LengthScale > 0, "length scale: %v, want more than 0", c.LengthScale)
 	check(len(c.Lengths) > 0 && slices.Min(c.Lengths) > 0, "lengths: want some, and none below 1")
+	check(c.MaxQueued >= 0, "queue: %d, want none below 0", c.MaxQueued)
+	check(c.Orphans >= 0, "orphans: %d, want none below 0", c.Orphans)
+	check(c.FailStart == "" || startFailure(c.FailStart) != nil, "unknown failure of the start %q", c.FailStart)
 	check(c.TextTokens >= 0, "text tokens: %d, want none below 0", c.TextTokens)
 	check(c.MaxModelLen > 1, "model length: %d, want at least 2", c.MaxModelLen)
 	check(c.EmbeddingSize > 1, "embedding size: %d, want at least 2", c.EmbeddingSize)

@@ -3,6 +3,7 @@ package vllmsim
 import (
 	"container/heap"
 	"container/list"
+	"errors"
 	"math"
 	"sync"
 	"time"
@@ -66,6 +67,7 @@ type job struct {
 // pace is how fast the engine steps.
 type pace struct {
 	slots     int
+	queue     int           // that run and wait together; 0 is no limit
 	one, full time.Duration // a step with one sequence running, and with all slots busy
 	prefill   time.Duration
 }
@@ -97,6 +99,7 @@ type engine struct {
 	waiting *list.List             // of *sequence
 	timer   *time.Timer
 	refuse  bool          // no new jobs
+	frozen  *snapshot     // set by freeze: what was last told of the engine, which stands still
 	idle    chan struct{} // set by drain; closed when nothing is left
 
 	totals totals
@@ -117,13 +120,22 @@ func newEngine(p pace, ended func(*sequence, time.Time)) *engine {
 	return e
 }
 
-// submit queues the sequences of one request; nil means that the engine is shutting down or dead.
-func (e *engine) submit(seqs []*sequence) *job {
+// Reasons of submit.
+var (
+	errHalted = errors.New("the engine is shutting down or dead")
+	errFull   = errors.New("the queue is full")
+)
+
+// submit queues the sequences of one request.
+func (e *engine) submit(seqs []*sequence) (*job, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.catchUp()
 	if e.refuse {
-		return nil
+		return nil, errHalted
+	}
+	if limit := e.pace.queue; limit > 0 && e.inSlots()+e.waiting.Len()+len(seqs) > limit {
+		return nil, errFull
 	}
 	j := &job{seqs: seqs, arrived: e.at, open: len(seqs), done: make(chan struct{})}
 	for _, s := range seqs {
@@ -134,7 +146,29 @@ func (e *engine) submit(seqs []*sequence) *job {
 	e.totals.maxWaiting = max(e.totals.maxWaiting, e.waiting.Len())
 	e.catchUp() // without time, they end here
 	e.arm()
-	return j
+	return j, nil
+}
+
+// freeze stops the engine for good. Who waits goes on waiting, and the metrics stay as they are.
+func (e *engine) freeze() {
+	now := e.snapshot()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.frozen == nil {
+		e.frozen = &now
+	}
+	e.arm()
+}
+
+// told is what the metrics tell.
+func (e *engine) told() snapshot {
+	now := e.snapshot()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.frozen != nil {
+		return *e.frozen
+	}
+	return now
 }
 
 // cancel ends what is left of j, which frees its slots.
@@ -188,6 +222,10 @@ func (e *engine) tick() {
 // catchUp brings the state from e.at to the present, one end of a sequence after the other.
 func (e *engine) catchUp() {
 	now := time.Now()
+	if e.frozen != nil {
+		e.at = now
+		return
+	}
 	for len(e.running) > 0 {
 		wait := e.untilNext()
 		if e.at.Add(wait).After(now) {
@@ -230,7 +268,7 @@ func (e *engine) inSlots() int { return len(e.running) + len(e.hung) }
 
 // admit moves waiting sequences into free slots.
 func (e *engine) admit() {
-	for e.inSlots() < e.pace.slots && e.waiting.Len() > 0 {
+	for e.frozen == nil && e.inSlots() < e.pace.slots && e.waiting.Len() > 0 {
 		s := e.waiting.Remove(e.waiting.Front()).(*sequence)
 		s.state, s.begin, s.started = seqRunning, e.steps, e.at
 		e.totals.promptTokens += s.prompt
@@ -274,7 +312,7 @@ func (e *engine) endOne(s *sequence, reason string) {
 
 // arm sets the timer to the next end of a sequence, and tells who drains when nothing is left.
 func (e *engine) arm() {
-	if len(e.running) > 0 {
+	if len(e.running) > 0 && e.frozen == nil {
 		e.timer.Reset(time.Until(e.at.Add(e.untilNext())))
 	} else {
 		e.timer.Stop()

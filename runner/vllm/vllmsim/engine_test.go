@@ -1,6 +1,7 @@
 package vllmsim
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -32,7 +33,7 @@ func TestStepsTakeLongerTheMoreSequencesRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEngine(pace{slots: 3, one: 10 * time.Millisecond, full: 30 * time.Millisecond}, ignoreEnd)
 		start := time.Now()
-		short, long := e.submit(seqs(4)), e.submit(seqs(10))
+		short, long := submit(e, seqs(4)), submit(e, seqs(10))
 		<-short.done
 		if got := time.Since(start); got != 80*time.Millisecond {
 			t.Errorf("4 steps of two sequences took %v, want 80 ms", got)
@@ -50,9 +51,9 @@ func TestPrefillHoldsUpWhatRuns(t *testing.T) {
 		p.prefill = 5 * time.Millisecond
 		e := newEngine(p, ignoreEnd)
 		start := time.Now()
-		first := e.submit(seqs(10))
+		first := submit(e, seqs(10))
 		elapse(55 * time.Millisecond) // 5 of prefill, 5 steps
-		second := e.submit(seqs(1))
+		second := submit(e, seqs(1))
 		<-second.done
 		if got := time.Since(start); got != 70*time.Millisecond {
 			t.Errorf("second ended after %v, want 70 ms", got)
@@ -72,7 +73,7 @@ func TestQueueIsFirstComeFirstServed(t *testing.T) {
 		for i := range 20 {
 			s := seqs(1 + i%3)
 			s[0].prompt = i
-			last = e.submit(s)
+			last = submit(e, s)
 		}
 		<-last.done
 		if !slices.IsSorted(started) || len(started) != 20 {
@@ -91,7 +92,7 @@ func TestSlotsAreNeverExceededAndNeverLeftEmpty(t *testing.T) {
 		for range jobs {
 			n := 1 + rng.IntN(50)
 			total += n
-			all = append(all, e.submit(seqs(n)))
+			all = append(all, submit(e, seqs(n)))
 			if s := e.snapshot(); s.running != min(slots, s.running+s.waiting) {
 				t.Fatalf("%d run and %d wait in %d slots", s.running, s.waiting, slots)
 			}
@@ -117,7 +118,7 @@ func TestCancelFreesSlotsAndPlacesInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEngine(flat(2), ignoreEnd)
 		start := time.Now()
-		running, queued, third := e.submit(seqs(100, 100)), e.submit(seqs(50)), e.submit(seqs(3))
+		running, queued, third := submit(e, seqs(100, 100)), submit(e, seqs(50)), submit(e, seqs(3))
 		elapse(40 * time.Millisecond)
 		e.cancel(queued)
 		e.cancel(running)
@@ -145,7 +146,7 @@ func TestCancelFreesSlotsAndPlacesInTheQueue(t *testing.T) {
 func TestTokenCounterMovesWhileGenerating(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEngine(flat(4), ignoreEnd)
-		j := e.submit(seqs(100, 100))
+		j := submit(e, seqs(100, 100))
 		for i := range 99 {
 			elapse(10 * time.Millisecond)
 			s := e.snapshot()
@@ -162,8 +163,8 @@ func TestHungSequenceHoldsItsSlotAndMakesNothing(t *testing.T) {
 		e := newEngine(flat(2), ignoreEnd)
 		hung := seqs(5)
 		hung[0].hung = true
-		j := e.submit(hung)
-		<-e.submit(seqs(3)).done
+		j := submit(e, hung)
+		<-submit(e, seqs(3)).done
 		elapse(time.Hour)
 		if s := e.snapshot(); s.running != 1 || s.generatedTokens != 3 {
 			t.Errorf("%d running, %d tokens, want 1, 3", s.running, s.generatedTokens)
@@ -181,10 +182,10 @@ func TestDrainWaitsAndHaltDoesNot(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newEngine(flat(1), ignoreEnd)
 				hung := seqs(1)
-				running, waiting := e.submit(seqs(10)), e.submit(hung)
+				running, waiting := submit(e, seqs(10)), submit(e, hung)
 				hung[0].hung = halt
 				idle := e.drain()
-				if e.submit(seqs(1)) != nil {
+				if _, err := e.submit(seqs(1)); !errors.Is(err, errHalted) {
 					t.Error("took a job while draining")
 				}
 				start, want, tokens := time.Now(), 110*time.Millisecond, 10
@@ -206,7 +207,7 @@ func TestDrainWaitsAndHaltDoesNot(t *testing.T) {
 
 func TestInstantEngineEndsJobsAtOnce(t *testing.T) {
 	e := newEngine(Config{Instant: true, Slots: 2, TokenTime: time.Hour}.pace(), ignoreEnd)
-	j := e.submit(seqs(5, 6, 7))
+	j := submit(e, seqs(5, 6, 7))
 	select {
 	case <-j.done:
 	default:
@@ -235,4 +236,13 @@ func BenchmarkChat(b *testing.B) {
 			})
 		})
 	}
+}
+
+// submit is engine.submit that is not refused.
+func submit(e *engine, seqs []*sequence) *job {
+	j, err := e.submit(seqs)
+	if err != nil {
+		panic(err)
+	}
+	return j
 }

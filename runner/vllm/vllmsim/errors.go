@@ -77,6 +77,15 @@ func engineDead() *Error {
 	return internal("EngineCore encountered an issue. See stack trace (above) for the root cause.")
 }
 
+// queueOverflow is what --max-num-queued-reqs makes vLLM say (vllm/exceptions.py, QueueOverflowError).
+func queueOverflow() *Error {
+	return &Error{
+		Message: "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance.",
+		Type:    http.StatusText(http.StatusServiceUnavailable),
+		Code:    http.StatusServiceUnavailable,
+	}
+}
+
 // faultError is the error of a status fault, with vLLM's type where it has one.
 func faultError(f Fault) *Error {
 	types := map[int]string{

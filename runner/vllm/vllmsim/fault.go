@@ -3,6 +3,7 @@ package vllmsim
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -13,6 +14,14 @@ const (
 	FaultDrop   = "drop"   // the connection is closed without a reply
 	FaultHang   = "hang"   // the request holds its slots and never ends, until its client goes away
 	FaultDie    = "die"    // EngineCore dies: all that is in flight gets 500, then Serve returns ErrEngineDead
+	FaultStall  = "stall"  // EngineCore stops for good, as by SIGSTOP: nothing ends or starts any more, and /health stays 200
+)
+
+// Shapes of the body of a status fault, as servers send them.
+const (
+	ShapeObject = "object" // {"error":{"message","type","param","code"}}
+	ShapeString = "string" // {"error":"text"}
+	ShapeDetail = "detail" // {"detail":"text"}
 )
 
 // Fault makes some requests fail. Every request is held against all faults in their order; the first
@@ -24,6 +33,7 @@ type Fault struct {
 	Times      int    `json:"times,omitempty"`       // only so often; 0 is without end
 	Status     int    `json:"status,omitempty"`      // FaultStatus: 400 to 599
 	Message    string `json:"message,omitempty"`     // FaultStatus: of the error; "" is EngineCore's for 500, else the status's name
+	Shape      string `json:"shape,omitempty"`       // FaultStatus: of the body; "" is ShapeObject
 	RetryAfter int    `json:"retry_after,omitempty"` // FaultStatus: seconds, for the header; 0 sends none
 }
 
@@ -33,9 +43,12 @@ func (f Fault) validate() error {
 		if f.Status < 400 || f.Status > 599 {
 			return fmt.Errorf("status %d, want 400 to 599", f.Status)
 		}
-	case FaultAbort, FaultDrop, FaultHang, FaultDie:
-		if f.Status != 0 || f.Message != "" || f.RetryAfter != 0 {
-			return fmt.Errorf("kind %q has no status, message or retry_after", f.Kind)
+		if !slices.Contains([]string{"", ShapeObject, ShapeString, ShapeDetail}, f.Shape) {
+			return fmt.Errorf("unknown shape %q", f.Shape)
+		}
+	case FaultAbort, FaultDrop, FaultHang, FaultDie, FaultStall:
+		if f.Status != 0 || f.Message != "" || f.Shape != "" || f.RetryAfter != 0 {
+			return fmt.Errorf("kind %q has no status, message, shape or retry_after", f.Kind)
 		}
 	default:
 		return fmt.Errorf("unknown kind %q", f.Kind)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -40,6 +41,20 @@ func failure(event string, e *Error) reply {
 		Error errorInfo `json:"error"`
 	}{errorInfo{e.Message, e.Type, e.Param, e.Code}}
 	return reply{event: event, status: e.Code, body: body}
+}
+
+// statusReply is what a status fault sends.
+func statusReply(f Fault) reply {
+	e := faultError(f)
+	a := failure(Answered, e)
+	switch f.Shape {
+	case ShapeString:
+		a.body = map[string]string{"error": e.Message}
+	case ShapeDetail:
+		a.body = map[string]string{"detail": e.Message}
+	}
+	a.retryAfter = f.RetryAfter
+	return a
 }
 
 type errorInfo struct {
@@ -113,13 +128,13 @@ func (s *Server) answer(ctx context.Context, q *request) reply {
 func (s *Server) attempt(ctx context.Context, q *request, f Fault) reply {
 	switch f.Kind {
 	case FaultStatus:
-		a := failure(Answered, faultError(f))
-		a.retryAfter = f.RetryAfter
-		return a
+		return statusReply(f)
 	case FaultDrop:
 		return reply{event: Aborted}
 	case FaultDie:
 		s.die()
+	case FaultStall:
+		s.engine.freeze()
 	}
 	if s.isDead() {
 		return failure(Aborted, engineDead())
@@ -139,8 +154,11 @@ func (s *Server) attempt(ctx context.Context, q *request, f Fault) reply {
 
 // run has the engine work on a task until it ends or the client goes away, which frees its slots.
 func (s *Server) run(ctx context.Context, q *request, t *task) reply {
-	j := s.engine.submit(t.seqs)
-	if j == nil {
+	j, err := s.engine.submit(t.seqs)
+	switch {
+	case errors.Is(err, errFull):
+		return failure(Answered, queueOverflow())
+	case err != nil:
 		// What 0.32.0 was seen to say to who comes after SIGTERM.
 		return failure(Aborted, internal("cannot schedule new futures after shutdown"))
 	}

@@ -96,7 +96,7 @@ type engineMetric struct {
 }
 
 func newEngineCollector(e *engine, maxModelLen int) *engineCollector {
-	c := &engineCollector{snapshot: e.snapshot, capacity: e.pace.slots * maxModelLen}
+	c := &engineCollector{snapshot: e.told, capacity: e.pace.slots * maxModelLen}
 	add := func(kind prometheus.ValueType, name, help string, value func(snapshot) float64) {
 		c.descs = append(c.descs, engineMetric{prometheus.NewDesc("vllm:"+name, help, nil, nil), kind, value})
 	}

@@ -79,7 +79,7 @@ func New(cfg Config, log *zap.Logger) (*Server, error) {
 func (s *Server) Close() error { return s.ledger.Close() }
 
 func (c Config) pace() pace {
-	p := pace{slots: c.Slots}
+	p := pace{slots: c.Slots, queue: c.MaxQueued}
 	if !c.Instant {
 		scale := func(d time.Duration) time.Duration { return time.Duration(float64(d) * c.TimeScale) }
 		p.one, p.full, p.prefill = scale(c.TokenTime), scale(c.TokenTimeFull), scale(c.PrefillTime)
