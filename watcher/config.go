@@ -146,6 +146,9 @@ func (c *Config) checkPools() error {
 			return fmt.Errorf("watcher: pool %q: defined twice", p.Name)
 		case p.ShardChunks < 1:
 			return fmt.Errorf("watcher: pool %q: %d chunks a shard", p.Name, p.ShardChunks)
+		case p.Limits.MaxLineBytes > batch.MaxLineBytes: // it would be accepted, and no runner could read it
+			return fmt.Errorf("watcher: pool %q: lines of %d bytes, the most that is staged is %d",
+				p.Name, p.Limits.MaxLineBytes, batch.MaxLineBytes)
 		}
 		if _, err := jsonl.NewChecker(p.Limits); err != nil {
 			return fmt.Errorf("watcher: pool %q: %w", p.Name, err)

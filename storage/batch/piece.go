@@ -31,9 +31,12 @@ type PieceLine struct {
 	Text   []byte
 }
 
-// maxFrame bounds the plain size of a frame: a chunk may hold one line of 16 MiB, or 8 MiB of many, and
+// MaxLineBytes is the longest line that a frame may hold, whatever a pool allows.
+const MaxLineBytes = 16 << 20
+
+// maxFrame bounds the plain size of a frame: a chunk holds one line of MaxLineBytes, or ChunkBytes of many, and
 // the numbers.
-const maxFrame = 32 << 20
+const maxFrame = 2 * MaxLineBytes
 
 // ReadFrame decompresses one frame and cuts it into its lines, whose numbers must rise. want is the number of
 // lines that the plan gives; another number is an error.

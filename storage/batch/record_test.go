@@ -106,8 +106,12 @@ func TestRecordsOfASourceThatFailsAreNotTorn(t *testing.T) {
 func TestRecordsThatDoNotFitAreTorn(t *testing.T) {
 	const head = `{"v":1,"kind":"chunk"}` + "\n"
 	const end = `{"end":true,"counts":{"ok":1,"err":0,"ok_bytes":3,"err_bytes":0},"usage":{}}` + "\n"
+	twice := strings.NewReplacer(`"ok":1`, `"ok":2`, `"ok_bytes":3`, `"ok_bytes":6`).Replace(end)
 	if _, _, err := readRecords(strings.NewReader(head + "1\to\t{}\n" + end)); err != nil {
 		t.Fatalf("good records: %v", err)
+	}
+	if _, _, err := readRecords(strings.NewReader(head + "1\to\t{}\n2\to\t{}\n" + twice)); err != nil {
+		t.Fatalf("two good records: %v", err)
 	}
 	for name, text := range map[string]string{
 		"nothing":              "",
@@ -120,8 +124,8 @@ func TestRecordsThatDoNotFitAreTorn(t *testing.T) {
 		"no kind":              head + "1\t{}\n" + end,
 		"number only":          head + "1\n" + end,
 		"empty line":           head + "\n" + end,
-		"same line twice":      head + "1\to\t{}\n1\to\t{}\n" + end,
-		"lines fall":           head + "2\to\t{}\n1\to\t{}\n" + end,
+		"same line twice":      head + "1\to\t{}\n1\to\t{}\n" + twice,
+		"lines fall":           head + "2\to\t{}\n1\to\t{}\n" + twice,
 		"counts too high":      head + end,
 		"other kind counted":   head + "1\te\t{}\n" + end,
 		"bytes differ":         head + "1\to\t{ }\n" + end,

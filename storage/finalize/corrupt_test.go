@@ -127,6 +127,16 @@ func TestCorruptObjectsStopTheBatchAndStoreNothing(t *testing.T) {
 		"unknown stop": {stop: true, harm: func(t *testing.T, s *memstore.Store, _ *world) {
 			edit(t, s, batch.StopKey(testID), func(s *batch.Stop) { s.Outcome = batch.Completed })
 		}, key: batch.StopKey(testID), absent: batch.ManifestKey(testID)},
+		"done with a missing chunk": {harm: func(t *testing.T, s *memstore.Store, _ *world) {
+			edit(t, s, batch.DoneKey(testID, 0), func(d *batch.Done) { d.Chunks[0].Missing = true })
+		}, key: batch.DoneKey(testID, 0), absent: batch.ManifestKey(testID)},
+		"manifest of another batch": {harm: func(t *testing.T, s *memstore.Store, w *world) {
+			m := batch.Manifest{V: 1, Batch: "other"}
+			for n := range w.plan.Chunks() {
+				m.Chunks = append(m.Chunks, batch.ChunkInfo{Chunk: n, Missing: true})
+			}
+			putJSON(t, s, batch.ManifestKey(testID), m)
+		}, key: batch.ManifestKey(testID), absent: output},
 		"manifest of another plan": {harm: func(t *testing.T, s *memstore.Store, _ *world) {
 			putJSON(t, s, batch.ManifestKey(testID), batch.Manifest{V: 1, Batch: testID, Chunks: make([]batch.ChunkInfo, 1)})
 		}, key: batch.ManifestKey(testID), absent: output},
@@ -237,6 +247,10 @@ func TestPatienceLeavesAFreshManifestToItsProposer(t *testing.T) {
 		time.Sleep(59 * time.Second) // of the bubble
 		if r, err := patient.Try(t.Context(), w.plan); r != nil || err != nil {
 			t.Errorf("Try after 59 s = %+v, %v, want nothing yet", r, err)
+		}
+		own := New(Config{Bucket: &storagetest.Hook{Bucket: s, Before: storagetest.Denied}, By: "runner", Patience: time.Minute})
+		if _, err := own.Try(t.Context(), w.plan); storage.KindOf(err) != storage.KindDenied {
+			t.Errorf("the proposer itself: %v, want a write that is denied", err)
 		}
 		time.Sleep(time.Second)
 		if r, err := patient.Try(t.Context(), w.plan); r == nil || err != nil {

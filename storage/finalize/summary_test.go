@@ -55,6 +55,19 @@ func TestSummaryTellsWhatTheRunCameTo(t *testing.T) {
 	})
 }
 
+func TestSummaryHoldsAThousandRunners(t *testing.T) {
+	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+		for n := range maxRunners + 1 {
+			putJSON(t, s, batch.RunnerKey(testID, fmt.Sprintf("r-%04d", n)), batch.Runner{V: 1, Runner: fmt.Sprint(n)})
+		}
+		w.finishAll(t, s)
+		try(t, s, w)
+		if got := len(getJSON[batch.Summary](t, s, testDir+batch.SummaryName).Runners); got != 1000 {
+			t.Errorf("%d runners, want 1000", got)
+		}
+	})
+}
+
 func TestSummaryOfBatchWithoutManifestIsNone(t *testing.T) {
 	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
 		if got, err := New(Config{Bucket: s}).Summary(t.Context(), w.plan); got != nil || err != nil {

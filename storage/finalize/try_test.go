@@ -54,6 +54,18 @@ func TestCompletesWhenAllShardsAreDone(t *testing.T) {
 	})
 }
 
+func TestDoneOfNoShardDoesNotCount(t *testing.T) {
+	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+		for shard := range w.parts[1:] {
+			w.finish(t, s, shard, "")
+		}
+		putJSON(t, s, batch.DoneKey(testID, len(w.parts)), batch.Done{V: 1, Batch: testID, Shard: len(w.parts)})
+		if r := try(t, s, w); r != nil {
+			t.Errorf("Try = %+v with a shard that is not done, want nothing yet", r)
+		}
+	})
+}
+
 func TestRejectedFileHasOnlyInvalidAndBatchObject(t *testing.T) {
 	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
 		w.plan.Verdict, w.plan.Shards = batch.Rejected, nil
@@ -279,6 +291,16 @@ func TestLeavesLaterVersionsAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestLeavesPlansOfLaterVersionsAlone(t *testing.T) {
+	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+		w.finishAll(t, s)
+		w.plan.V = batch.Version + 1
+		if r, err := New(Config{Bucket: s}).Try(t.Context(), w.plan); r != nil || !isVersion(err) {
+			t.Errorf("Try = %+v, %v, want ErrVersion", r, err)
+		}
+	})
 }
 
 func TestStoreErrorsComeThrough(t *testing.T) {

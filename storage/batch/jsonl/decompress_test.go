@@ -117,7 +117,7 @@ func TestCorruptFilesAreReportedWithTheLineReached(t *testing.T) {
 		{"zstd cut off", "a.jsonl.zst", zst[:len(zst)-9], -1, "cannot decompress the file (zstd): it ends too early: upload it again"},
 		{"zstd cut off at the start of its second frame", "a.jsonl.zst", append(bytes.Clone(zst), zst[:3]...), 5, "cannot decompress the file (zstd): it ends too early: upload it again"},
 		{"not zstd", "a.jsonl.zst", []byte(text), 0, "cannot decompress the file (zstd): invalid input: magic number mismatch: upload it again"},
-		{"zstd with a huge window", "a.jsonl.zst", zstdFrame(30, 1), 0, "cannot decompress the file (zstd): its window is larger than 128 MiB: compress it without --long=N"},
+		{"zstd with a huge window", "a.jsonl.zst", zstdFrame(28, 1), 0, "cannot decompress the file (zstd): its window is larger than 128 MiB: compress it without --long=N"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d, err := Decompress(bytes.NewReader(tt.in), tt.file)
@@ -135,6 +135,57 @@ func TestCorruptFilesAreReportedWithTheLineReached(t *testing.T) {
 				t.Errorf("%d lines, then line %d, offset %d", len(lines), p.Line, p.Offset)
 			}
 		})
+	}
+}
+
+// A file that is cut off is whole only between two members or frames, where nobody could tell.
+func TestFilesCutOffAnywhereAreCorrupt(t *testing.T) {
+	skipped := append([]byte{0x50, 0x2a, 0x4d, 0x18, 20, 0, 0, 0}, make([]byte, 20)...) // a frame that is none of content
+	for name, parts := range map[string][][]byte{
+		"a.jsonl.gz":  {gzipped(t, good), gzipped(t, ""), gzipped(t, good)},
+		"a.jsonl.zst": {zstdded(t, good), skipped, zstdded(t, good)},
+	} {
+		file := bytes.Join(parts, nil)
+		whole := map[int]bool{0: true}
+		for i := range parts {
+			whole[len(bytes.Join(parts[:i+1], nil))] = true
+		}
+		for n := range len(file) + 1 {
+			_, err := decompressed(t, bytes.NewReader(file[:n]), name)
+			p, _ := errors.AsType[*Problem](err)
+			if corrupt := p != nil && p.Code == CorruptInput; corrupt == whole[n] || !corrupt && err != nil {
+				t.Errorf("%s, first %d bytes of %d: %v", name, n, len(file), err)
+			}
+		}
+	}
+}
+
+// A small file that becomes a large one ends at the limit, in memory that does not grow with what it would become.
+func TestBombsEndAtTheInputLimit(t *testing.T) {
+	const limit = 8 << 20
+	for _, content := range []string{" ", "[", "\n"} {
+		bomb := strings.Repeat(content, 4*limit)
+		for name, file := range map[string][]byte{"a.jsonl.gz": gzipped(t, bomb), "a.jsonl.zst": zstdded(t, bomb)} {
+			d, err := Decompress(bytes.NewReader(file), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := NewReader(d, Config{MaxLineBytes: 1 << 20, MaxInputBytes: limit})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err = r.Next()
+			runtime.ReadMemStats(&after)
+			if p, ok := errors.AsType[*Problem](err); !ok || p.Code != InputTooLarge || p.Offset > limit+readerBuffer {
+				t.Errorf("%s of %d bytes of %q: %v, want input_too_large", name, len(file), content, err)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 2*limit {
+				t.Errorf("%s of %q took %d MiB, want at most %d", name, content, took>>20, 2*limit>>20)
+			}
+			d.Close()
+		}
 	}
 }
 
