@@ -1,10 +1,10 @@
 package watcher_test
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -261,162 +261,6 @@ func TestAStoppedBatchWaitsForItsRunners(t *testing.T) {
 	})
 }
 
-func TestTheQueueIsKeptShortAndSharedFairly(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		one := func(cfg *watcher.Config) {
-			cfg.QueueAhead = 3
-			cfg.Pools = []watcher.Pool{{Name: "default", ShardChunks: 1}}
-		}
-		wa := w.watcher(one)
-		a := w.upload("in/a.jsonl", lines(4001)) // 5 shards
-		sleep(time.Second)
-		b := w.upload("in/b.jsonl", lines(3001)) // 4 shards
-		tiny := w.upload("in/c.jsonl", lines(1))
-		names := map[string]string{a: "a", b: "b", tiny: "c"}
-		w.scan(wa)
-		if diff := cmp.Diff([]string{"b0", "b1", "a0"}, shards(w.queues.pool().jobs(t), names)); diff != "" {
-			t.Errorf("first jobs (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff([]string{"c0"}, shards(w.queues.fast().jobs(t), names)); diff != "" {
-			t.Errorf("fast jobs (-want +got):\n%s", diff)
-		}
-		w.scan(w.watcher(one)) // another watcher does not send more
-		if got := len(w.queues.pool().jobs(t)); got != 3 {
-			t.Errorf("%d jobs after another watcher's scan, want 3", got)
-		}
-		w.putLease(b, 0, lease.Held) // two are begun, so there is room for two
-		w.putLease(a, 0, lease.Held)
-		w.scan(wa)
-		if diff := cmp.Diff([]string{"b2", "a1"}, shards(w.queues.pool().jobs(t), names)[3:]); diff != "" {
-			t.Errorf("next jobs (-want +got):\n%s", diff)
-		}
-	})
-}
-
-func TestLostMessagesAreSentAgainAfterTwoScans(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		wa := w.watcher()
-		id := w.upload("in/x.jsonl", lines(1001))
-		w.scan(wa)
-		sleep(10 * time.Minute)
-		w.putLease(id, 1, lease.Held) // its runner works on
-		w.queues.pool().lose()
-		w.scan(wa)
-		short := read[batch.Sent](w, batch.SentKey(id)).Short
-		if short != time.Now().Unix() {
-			t.Errorf("short since %d, want now", short)
-		}
-		sleep(resendAfter - time.Second)
-		w.putLease(id, 1, lease.Held)
-		w.scan(w.watcher()) // whichever watcher
-		if got := len(w.queues.pool().jobs(t)); got != 2 {
-			t.Fatalf("%d jobs a second early, want 2", got)
-		}
-		sleep(time.Second)
-		w.scan(wa)
-		jobs := w.queues.pool().jobs(t)
-		if len(jobs) != 3 || jobs[2].Shard != 0 || jobs[2].N != 2 {
-			t.Fatalf("jobs %+v, want a second message for shard 0, n 2", jobs)
-		}
-		if got := read[batch.Sent](w, batch.SentKey(id)).Short; got != 0 {
-			t.Errorf("short since %d, want 0", got)
-		}
-	})
-}
-
-func TestLostMessagesAreSentAgainAtOnceByAWatcherThatWasTold(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		id := w.upload("in/x.jsonl", lines(1001))
-		w.scan(w.watcher())
-		w.queues.pool().lose()
-		sleep(time.Second)
-		if err := watcher.ForgetSent(t.Context(), w.store); err != nil {
-			t.Fatal(err)
-		}
-		w.scan(w.watcher())
-		jobs := w.queues.pool().jobs(t)
-		if diff := cmp.Diff([]string{"0", "1", "0", "1"}, shards(jobs, nil)); diff != "" {
-			t.Fatalf("jobs (-want +got):\n%s", diff)
-		}
-		now := time.Now().Unix()
-		want := map[int]batch.SentInfo{0: {At: now, Count: 2}, 1: {At: now, Count: 2}}
-		if diff := cmp.Diff(want, read[batch.Sent](w, batch.SentKey(id)).Shards); diff != "" {
-			t.Errorf("sent (-want +got):\n%s", diff)
-		}
-	})
-}
-
-const resendAfter = 2 * time.Minute
-
-func TestTheCountIsForgivenWhenMessagesAreBack(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		wa := w.watcher()
-		id := w.upload("in/x.jsonl", lines(1))
-		w.scan(wa)
-		q := w.queues.fast()
-		kept := q.visible
-		q.lose()
-		w.scan(wa)
-		q.visible = kept
-		sleep(time.Hour)
-		w.scan(wa)
-		if got := read[batch.Sent](w, batch.SentKey(id)).Short; got != 0 || len(q.jobs(t)) != 1 {
-			t.Errorf("short %d, %d jobs: want 0 and 1", got, len(q.jobs(t)))
-		}
-	})
-}
-
-func TestWhatCouldNotBeSentIsSentByTheNextScan(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		wa := w.watcher()
-		id := w.upload("in/x.jsonl", lines(1001))
-		w.queues.pool().refuse = []int{1}
-		if err := wa.Scan(t.Context()); err == nil {
-			t.Error("a scan whose message was refused says that all is well")
-		}
-		if got := read[batch.Sent](w, batch.SentKey(id)).Shards; got[0].At == 0 || got[1].At != 0 {
-			t.Errorf("sent %+v: want shard 0 only", got)
-		}
-		w.scan(wa)
-		if diff := cmp.Diff([]string{"0", "1"}, shards(w.queues.pool().jobs(t), nil)); diff != "" {
-			t.Errorf("jobs (-want +got):\n%s", diff)
-		}
-	})
-}
-
-func TestDeadMessagesAreSentAgainIfTheirShardWantsWork(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		wa := w.watcher()
-		id := w.upload("in/x.jsonl", lines(1001))
-		w.scan(wa)
-		w.work(w.plan(id), 0)
-		for _, m := range w.queues.pool().visible {
-			w.queues.dead().add(m.Body)
-		}
-		w.queues.dead().add(`{"v":1,"type":"shard","batch":"bnever","shard":0}`)
-		w.queues.dead().add(`{"v":2,"type":"shard","batch":"` + id + `","shard":1}`)
-		w.queues.pool().lose()
-		w.scan(wa)
-		jobs := w.queues.pool().jobs(t)
-		if len(jobs) != 3 || jobs[2].Shard != 1 || jobs[2].N != 2 {
-			t.Errorf("jobs %+v: want shard 1 again, at once", jobs)
-		}
-		if visible, flying := w.queues.dead().left(); visible != 0 || flying != 1 {
-			t.Errorf("%d visible and %d held dead messages, want the one of a later version only", visible, flying)
-		}
-	})
-}
-
-func TestAQueueThatIsMissingIsRefusedAtTheStart(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		w.queues.missing = queue.PoolQueue("default")
-		err := w.watcher().Run(t.Context())
-		if !errors.Is(err, watcher.ErrUnfit) || !errors.Is(err, queue.ErrNoQueue) {
-			t.Errorf("error %v, want that the queue is missing", err)
-		}
-	})
-}
-
 func TestStatusTellsProgressAndWhatIsWaitedFor(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		wa := w.watcher()
@@ -619,6 +463,133 @@ func TestAnUploadIsNotPutAsideInItsOwnSecond(t *testing.T) {
 		w.scan(wa)
 		if got := len(w.queues.fast().jobs(t)); got != 2 {
 			t.Errorf("%d jobs, want a second one for the rerun", got)
+		}
+	})
+}
+
+func TestTheLastStatusSaysHowABatchEndedWhoeverClosedIt(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.watcher()
+		id := w.upload("in/x.jsonl", lines(1))
+		status := batch.StatusKey("in/x.jsonl", id)
+		w.scan(a)
+		var end sync.Once
+		var late string
+		slow := w.watcher(func(cfg *watcher.Config) {
+			cfg.Bucket = &failing{Bucket: w.store, fail: func(op, key string) error {
+				if op == "put" && key == status {
+					end.Do(func() { // before its first status is stored, the batch is over
+						w.workAll(w.plan(id))
+						w.scan(a)
+					})
+				}
+				if op == "put done" && key == status && late == "" {
+					late = read[batch.Status](w, status).State
+				}
+				return nil
+			}}
+		})
+		w.scan(slow)
+		sleep(30 * time.Second)
+		w.scan(slow)
+		if late != "in_progress" {
+			t.Errorf("the slow watcher wrote %q after the end: the test wants in_progress", late)
+		}
+		if got := read[batch.Status](w, status).State; got != batch.Completed {
+			t.Errorf("status %s, want completed", got)
+		}
+	})
+}
+
+func TestStatusIsAboutTheNewestGeneration(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b := w.watcher(), w.watcher()
+		first := w.upload("in/x.jsonl", lines(1))
+		w.scan(a)
+		w.scan(b)
+		w.upload("in/x.jsonl.cancel", "")
+		sleep(time.Second)
+		w.scan(a)
+		sleep(time.Second)
+		w.upload("in/x.jsonl", lines(1))
+		w.scan(a)
+		w.scan(b) // hears of the end of the first one now
+		if got := read[batch.Status](w, batch.StatusKey("in/x.jsonl", first)); got.Batch == first || got.State != "in_progress" {
+			t.Errorf("status %+v, want the second generation in progress", got)
+		}
+		if got := outcome(w, "in/x.jsonl", first).Status; got != batch.Cancelled {
+			t.Errorf("the first generation is %s, want cancelled", got)
+		}
+	})
+}
+
+func TestStatusCountsStoredChunksOfShardsInTheWorks(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		wa := w.watcher()
+		id := w.upload("in/x.jsonl", lines(3001)) // shards of 2 and 2 chunks
+		w.scan(wa)
+		w.work(w.plan(id), 1)
+		for _, key := range []string{batch.DoneKey(id, 1), batch.ChunkKey(id, 1, 3)} { // as if only chunk 2 were stored yet
+			if err := w.store.Delete(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.putLease(id, 1, lease.Held)
+		sleep(30 * time.Second)
+		w.scan(wa)
+		if got, want := read[batch.Status](w, batch.StatusKey("in/x.jsonl", id)).Counts, (batch.RequestCounts{Total: 3001, Completed: 1000}); got != want {
+			t.Errorf("counts %+v, want %+v", got, want)
+		}
+	})
+}
+
+func TestAnInputThatCannotBeReadEndsFailedWhenItsWindowIsOver(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		id := w.upload("in/x.jsonl", lines(1), "window", "1h")
+		denied := w.watcher(func(cfg *watcher.Config) {
+			cfg.Bucket = &failing{Bucket: w.store, fail: func(op, key string) error {
+				if op == "get" && key == "in/x.jsonl" {
+					return &storage.Error{Op: op, Key: key, Kind: storage.KindDenied}
+				}
+				return nil
+			}}
+		})
+		sleep(time.Hour - time.Second)
+		if err := denied.Scan(t.Context()); err == nil || w.exists(batch.PlanKey(id)) {
+			t.Fatalf("error %v, plan %v: want an error and no plan within the window", err, w.exists(batch.PlanKey(id)))
+		}
+		sleep(time.Second)
+		w.scan(denied)
+		got := outcome(w, "in/x.jsonl", id)
+		if got.Status != batch.Failed || got.Errors.Data[0].Code != "input_unreadable" || !strings.Contains(got.Errors.Data[0].Message, "denied") {
+			t.Errorf("batch.json %+v, want failed, input_unreadable, and why", got)
+		}
+	})
+}
+
+func TestAScanCostsNoMoreForInputsThatEnded(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		for n := range 300 {
+			w.upload(fmt.Sprintf("in/%d.jsonl", n), "bad\n")
+		}
+		sleep(time.Second)
+		w.scan(w.watcher())
+		if got := len(w.keys(batch.EndedPrefix)); got != 300 {
+			t.Fatalf("%d ended markers, want 300", got)
+		}
+		got := map[string]int{}
+		fresh := w.watcher(func(cfg *watcher.Config) { // as cron starts one
+			cfg.Bucket = &failing{Bucket: w.store, fail: func(op, key string) error {
+				if !strings.HasPrefix(key, "sys/v1/probe/") && key != "sys/v1/collected" {
+					got[op]++
+				}
+				return nil
+			}}
+			cfg.Deleter = nil // the probe deletes at the same time
+		})
+		w.scan(fresh)
+		if diff := cmp.Diff(map[string]int{"list": 3}, got); diff != "" {
+			t.Errorf("requests of a scan (-want +got):\n%s", diff)
 		}
 	})
 }

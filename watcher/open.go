@@ -47,6 +47,7 @@ type survey struct {
 	sent     *batch.Sent
 	sentETag string
 	leases   map[int]lease.Observed // of outstanding shards that anybody ever held
+	changed  time.Time              // when this watcher last changed sent.json, by the local clock
 	stale    bool                   // somebody else changed sent.json: the next survey knows better
 }
 
@@ -58,6 +59,12 @@ func (s *survey) allDone() bool { return len(s.done) == len(s.plan.Shards) }
 // outstanding gives the shards that have a message, as far as is known, and are not done.
 func (s *survey) outstanding() []int {
 	return s.shards(func(n int) bool { return !s.done[n] && s.sent.Shards[n].At > 0 })
+}
+
+// sentBefore counts the outstanding shards whose message was sent before a time of the local clock.
+func (s *survey) sentBefore(t time.Time) int {
+	before := s.now.Add(t.Sub(s.begun)).Unix()
+	return len(s.shards(func(n int) bool { return !s.done[n] && s.sent.Shards[n].At > 0 && s.sent.Shards[n].At < before }))
 }
 
 // unsent gives the shards that want a message.

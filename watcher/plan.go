@@ -3,6 +3,7 @@ package watcher
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -29,6 +30,9 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 		w.sayValidating(ctx, up, id)
 	}
 	st, err := w.stage(ctx, up, id)
+	if err != nil && !errors.Is(err, errChanged) && ctx.Err() == nil && up.overdue() {
+		st, err = unreadable(up, err), nil
+	}
 	if err != nil {
 		return err
 	}
@@ -48,6 +52,16 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 		zap.Int64("lines", plan.Lines), zap.Int64("bad", plan.Bad), zap.Int("shards", len(plan.Shards)), zap.Bool("mine", mine))
 	// A marker that was there at the start may have been taken for an abandoned one in the meantime.
 	return w.markOpen(ctx, up, id)
+}
+
+// overdue reports whether the window of the upload was over, by the store's clock, when it was looked at.
+func (u *upload) overdue() bool { return !u.Date.Before(u.LastModified.Add(u.opt.window)) }
+
+// unreadable ends an upload that could not be validated in its window: what the store refuses to give, as without
+// the right to use its key, would be asked for at every scan, for ever.
+func unreadable(up *upload, err error) *staged {
+	return &staged{verdict: batch.Rejected, errors: []batch.BatchError{{Code: batch.CodeInputUnreadable,
+		Message: fmt.Sprintf("the file could not be validated in its window of %s, the last try ended with: %v", short(up.opt.window), err)}}}
 }
 
 func (w *Watcher) plan(up *upload, st *staged, id string, generation int) *batch.Plan {

@@ -87,6 +87,9 @@ func (p *pool) want(s *survey) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	own := *s // change replaces what it says of sent.json
+	if old := p.wants[s.plan.Batch]; old != nil && old.changed.After(s.begun) {
+		own.sent, own.sentETag, own.changed, own.stale = old.sent, old.sentETag, old.changed, old.stale
+	}
 	p.wants[s.plan.Batch] = &own
 }
 
@@ -167,23 +170,29 @@ func (p *pool) fill(ctx context.Context) error {
 	return nil
 }
 
-// deal gives each batch in turn one of its unsent shards, as long as there is room.
+// deal gives each batch in turn one of its unsent shards, as long as there is room. Whose turn it is follows from
+// what is queued or worked on already: of the batches with the fewest such shards the first one is next. So they
+// take turns also where each scan finds room for one job only.
 func deal(batches []*survey, room int) [][]int {
 	dealt := make([][]int, len(batches))
 	unsent := make([][]int, len(batches))
+	has := make([]int, len(batches))
 	for i, s := range batches {
-		unsent[i] = s.unsent()
+		unsent[i], has[i] = s.unsent(), len(s.outstanding())
 	}
-	for given := true; given && room > 0; {
-		given = false
-		for i := range unsent {
-			if len(unsent[i]) > 0 && room > 0 {
-				dealt[i] = append(dealt[i], unsent[i][0])
-				unsent[i] = unsent[i][1:]
-				room--
-				given = true
+	for ; room > 0; room-- {
+		next := -1
+		for i := range batches {
+			if len(unsent[i]) > 0 && (next < 0 || has[i] < has[next]) {
+				next = i
 			}
 		}
+		if next < 0 {
+			break
+		}
+		dealt[next] = append(dealt[next], unsent[next][0])
+		unsent[next] = unsent[next][1:]
+		has[next]++
 	}
 	return dealt
 }
@@ -199,46 +208,43 @@ func (p *pool) ordered() []*survey {
 	return list
 }
 
-// tend is the part of a scan: it counts messages, sends again what seems lost, and tops up.
-func (p *pool) tend(ctx context.Context) error {
-	total, err := p.count(ctx)
-	if err == nil {
-		err = p.resend(ctx, total)
-	}
-	return errors.Join(err, p.topUp(ctx))
+// counted is how many messages the queues of a pool had.
+type counted struct {
+	messages int
+	at       time.Time // by the local clock, before they were asked
 }
 
 // count asks both queues how many messages they have.
-func (p *pool) count(ctx context.Context) (int, error) {
-	total := 0
+func (p *pool) count(ctx context.Context) (counted, error) {
+	total := counted{at: time.Now()}
 	for lane, name := range map[string]string{"pool": queue.PoolQueue(p.name), "fast": queue.FastQueue(p.name)} {
 		q, err := p.queue(ctx, name)
 		if err != nil {
-			return 0, err
+			return total, err
 		}
 		counts, err := q.Counts(ctx)
 		if err != nil {
-			return 0, err
+			return total, err
 		}
 		p.w.metrics.depth(p.name, lane, counts)
-		total += counts.Total()
+		total.messages += counts.Total()
 	}
 	return total, nil
 }
 
-// resend compares the messages that there are with the shards that should have one. If there are too few
+// resend compares the messages that there were with the shards that should have had one. If there are too few
 // now, and were two minutes ago, shards that nobody works on are sent again.
-func (p *pool) resend(ctx context.Context, messages int) error {
+func (p *pool) resend(ctx context.Context, c counted) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := p.ordered()
 	outstanding := 0
 	for _, s := range list {
-		outstanding += len(s.outstanding())
+		outstanding += s.sentBefore(c.at)
 	}
 	var errs []error
 	for _, s := range list {
-		errs = append(errs, p.resendBatch(ctx, s, messages < outstanding))
+		errs = append(errs, p.resendBatch(ctx, s, c.messages < outstanding))
 	}
 	return errors.Join(errs...)
 }
@@ -268,27 +274,55 @@ func (p *pool) resendBatch(ctx context.Context, s *survey, missing bool) error {
 	if len(lost) == 0 {
 		return nil
 	}
-	p.w.log.Warn("messages seem lost, sent again", zap.String("batch_id", s.plan.Batch), zap.Ints("shards", lost))
-	p.w.metrics.resent.WithLabelValues(p.name).Add(float64(len(lost)))
-	_, err := p.send(ctx, s, lost)
+	won, err := p.send(ctx, s, lost)
+	if won {
+		p.w.log.Warn("messages seem lost, sent again", zap.String("batch_id", s.plan.Batch), zap.Ints("shards", lost))
+		p.w.metrics.resent.WithLabelValues(p.name).Add(float64(len(lost)))
+	}
 	return err
 }
 
-// tendPools tends all pools, after all open batches were surveyed.
-func (w *Watcher) tendPools(ctx context.Context) {
+// tend is the end of a scan, after all open batches of the pool were surveyed: it takes what is dead, sends again
+// what seems lost, and tops up.
+func (p *pool) tend(ctx context.Context, c counted) error {
+	p.mu.Lock()
+	p.full = true
+	p.mu.Unlock()
+	err := p.drain(ctx)
+	if !c.at.IsZero() {
+		err = errors.Join(err, p.resend(ctx, c))
+	}
+	return errors.Join(err, p.topUp(ctx))
+}
+
+func (w *Watcher) poolList() []*pool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Values(w.pools))
+}
+
+// countPools counts the messages of each pool, but of those whose queues do not tell.
+func (w *Watcher) countPools(ctx context.Context) map[*pool]counted {
+	counts := map[*pool]counted{}
+	for _, p := range w.poolList() {
+		c, err := p.count(ctx)
+		switch {
+		case err == nil:
+			counts[p] = c
+		case ctx.Err() == nil:
+			w.failed("queue", err, zap.String("pool", p.name))
+		}
+	}
+	return counts
+}
+
+// tendPools tends all pools.
+func (w *Watcher) tendPools(ctx context.Context, counts map[*pool]counted) {
 	w.mu.Lock()
 	w.surveyed = true
-	pools := make([]*pool, 0, len(w.pools))
-	for _, p := range w.pools {
-		pools = append(pools, p)
-	}
 	w.mu.Unlock()
-	for _, p := range pools {
-		p.mu.Lock()
-		p.full = true
-		p.mu.Unlock()
-		err := errors.Join(p.drain(ctx), p.tend(ctx))
-		if err != nil && ctx.Err() == nil {
+	for _, p := range w.poolList() {
+		if err := p.tend(ctx, counts[p]); err != nil && ctx.Err() == nil {
 			w.failed("queue", err, zap.String("pool", p.name))
 		}
 	}

@@ -24,6 +24,7 @@ func (w *Watcher) scan(ctx context.Context, wait bool) error {
 	if wait {
 		w.backlog.wait()
 	}
+	counted := w.countPools(ctx) // before the shards are looked at: each that is not done then had its message now
 	if err == nil {
 		err = w.listOpen(ctx)
 	}
@@ -34,7 +35,7 @@ func (w *Watcher) scan(ctx context.Context, wait bool) error {
 		w.failed("scan", err)
 		return fmt.Errorf("scan: %w", err)
 	}
-	w.tendPools(ctx)
+	w.tendPools(ctx, counted)
 	w.metrics.scanned(time.Since(started))
 	return nil
 }
@@ -97,23 +98,32 @@ func (w *Watcher) setPlanned(marker, id string) {
 	w.planned[marker] = id
 }
 
-// listOpen advances every batch that is marked as open, several at once.
+// listOpen advances every batch that is marked as open, several at once, and those that this watcher took for
+// open and whose marker is gone: another watcher closed them.
 func (w *Watcher) listOpen(ctx context.Context) error {
 	var group errgroup.Group
 	group.SetLimit(advanceAtOnce)
-	var err error
-	for obj, listErr := range w.cfg.Bucket.List(ctx, batch.OpenPrefix, "") {
-		if err = listErr; err != nil {
-			break
-		}
-		id := strings.TrimPrefix(obj.Key, batch.OpenPrefix)
-		if !batch.ValidID(id) || w.isClosed(id) {
-			continue
-		}
+	advance := func(id string) {
 		group.Go(func() error {
 			w.advanceLogged(ctx, id)
 			return nil
 		})
+	}
+	unmarked := w.remembered()
+	var err error
+	for obj, listErr := range w.cfg.Bucket.List(ctx, batch.OpenPrefix, "") {
+		if err = listErr; err != nil {
+			clear(unmarked)
+			break
+		}
+		id := strings.TrimPrefix(obj.Key, batch.OpenPrefix)
+		delete(unmarked, id)
+		if batch.ValidID(id) && !w.isClosed(id) {
+			advance(id)
+		}
+	}
+	for id := range unmarked {
+		advance(id)
 	}
 	_ = group.Wait() // advanceLogged dealt with its errors
 	return err
@@ -123,6 +133,17 @@ func (w *Watcher) advanceLogged(ctx context.Context, id string) {
 	if err := w.advance(ctx, id); err != nil && ctx.Err() == nil {
 		w.failed("advance", err, zap.String("batch_id", id))
 	}
+}
+
+// remembered gives the batches that this watcher takes for open.
+func (w *Watcher) remembered() map[string]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ids := make(map[string]bool, len(w.open))
+	for id := range w.open {
+		ids[id] = true
+	}
+	return ids
 }
 
 func (w *Watcher) isClosed(id string) bool {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"spool/storage"
 	"spool/storage/batch"
@@ -55,7 +56,7 @@ func (p *pool) change(ctx context.Context, s *survey, edit func(*batch.Sent)) (b
 		s.stale = true
 		return false, nil
 	}
-	s.sent, s.sentETag = &next, stored.ETag
+	s.sent, s.sentETag, s.changed = &next, stored.ETag, time.Now()
 	return true, nil
 }
 
@@ -71,8 +72,10 @@ func (p *pool) send(ctx context.Context, s *survey, shards []int) (won bool, err
 	}
 	now := s.clock().Unix()
 	won, err = p.change(ctx, s, func(sent *batch.Sent) {
-		sent.Short = 0
 		for _, n := range shards {
+			if sent.Shards[n].At > 0 { // what was missing is on its way
+				sent.Short = 0
+			}
 			sent.Shards[n] = batch.SentInfo{At: now, Count: sent.Shards[n].Count + 1}
 		}
 	})

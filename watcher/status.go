@@ -145,14 +145,13 @@ func note(s *survey) string {
 	return ""
 }
 
-// isCurrent reports whether the upload that stands at the input's key is that of the plan, or none is
+// isCurrent reports whether the upload that stands at the input's key means the batch of the plan, or none is
 // there: status.json is about the newest batch of an input.
 func (w *Watcher) isCurrent(ctx context.Context, plan *batch.Plan) bool {
-	obj, err := w.cfg.Bucket.Head(ctx, plan.Input.Key)
-	if err != nil {
-		return storage.IsNotFound(err)
+	up, err := w.head(ctx, plan.Input.Key)
+	if up == nil || err != nil {
+		return err == nil
 	}
-	up := &upload{Object: obj, opt: w.cfg.readOptions(obj.Key, obj.Metadata)}
-	up.Key = plan.Input.Key
-	return w.identity(up, plan.Generation).ID() == plan.Batch
+	id, _, _, err := w.identify(ctx, up)
+	return err == nil && id == plan.Batch
 }

@@ -267,6 +267,8 @@ type fakeQueue struct {
 	flying  []*queue.Message
 	sent    []queue.Outgoing // ever
 	refuse  []int            // indices of the next Send that are not sent
+
+	counting func() // called before the messages are counted
 }
 
 var _ watcher.Queue = (*fakeQueue)(nil)
@@ -348,6 +350,9 @@ func (f *fakeQueue) Delete(_ context.Context, m *queue.Message) error {
 }
 
 func (f *fakeQueue) Counts(context.Context) (queue.Counts, error) {
+	if f.counting != nil {
+		f.counting()
+	}
 	f.all.mu.Lock()
 	defer f.all.mu.Unlock()
 	return queue.Counts{Visible: len(f.visible), InFlight: len(f.flying)}, nil
