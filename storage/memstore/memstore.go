@@ -110,13 +110,15 @@ func (s *Store) Upload(ctx context.Context, key string, r io.Reader, opt storage
 func (s *Store) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		for _, o := range s.listed(prefix, startAfter) {
-			if err := ctx.Err(); err != nil {
-				yield(storage.Object{}, fmt.Errorf("list %q: %w", prefix, err))
-				return
+			if ctx.Err() != nil {
+				break
 			}
 			if !yield(o, nil) {
 				return
 			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(storage.Object{}, fmt.Errorf("list %q: %w", prefix, err))
 		}
 	}
 }

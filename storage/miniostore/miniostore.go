@@ -100,7 +100,11 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Object, error) {
 	if err != nil {
 		return storage.Object{}, failure(ctx, "head", key, err)
 	}
-	return object(key, info), nil
+	obj := object(key, info)
+	if obj.Size, err = s3wire.FullSize("", info.Size); err != nil {
+		return storage.Object{}, failure(ctx, "head", key, err)
+	}
+	return obj, nil
 }
 
 // Put stores body in one request.

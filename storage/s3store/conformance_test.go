@@ -32,6 +32,7 @@ func TestConformanceOnVersitygw(t *testing.T) {
 	server.Setenv(t)
 	skips := map[string]string{
 		"list with keys that are prefixes of others": "keys are files: with a/b there can be no a (409 ObjectParentIsFile)",
+		"keys that XML cannot hold":                  "versitygw does not heed encoding-type=url, and lists U+FFFD",
 	}
 	for _, checksums := range []string{"when-required", "when-supported"} {
 		t.Run(checksums, func(t *testing.T) {

@@ -12,11 +12,13 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/url"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
@@ -87,7 +89,7 @@ func (s *Store) Get(ctx context.Context, key string, opt storage.GetOptions) (io
 	if err != nil {
 		return nil, storage.Object{}, failure(ctx, "get", key, err)
 	}
-	size, err := s3wire.FullSize(aws.ToString(out.ContentRange), aws.ToInt64(out.ContentLength))
+	size, err := s3wire.FullSize(aws.ToString(out.ContentRange), length(out.ContentLength))
 	if err != nil {
 		return nil, storage.Object{}, failure(ctx, "get", key, fmt.Errorf("%w (close: %v)", err, out.Body.Close()))
 	}
@@ -107,9 +109,13 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Object, error) {
 	if err != nil {
 		return storage.Object{}, failure(ctx, "head", key, err)
 	}
+	size, err := s3wire.FullSize("", length(out.ContentLength))
+	if err != nil {
+		return storage.Object{}, failure(ctx, "head", key, err)
+	}
 	return storage.Object{
 		Key:          key,
-		Size:         aws.ToInt64(out.ContentLength),
+		Size:         size,
 		ETag:         s3wire.ETag(aws.ToString(out.ETag)),
 		LastModified: aws.ToTime(out.LastModified),
 		Metadata:     s3wire.Metadata(out.Metadata),
@@ -139,33 +145,53 @@ func (s *Store) Upload(ctx context.Context, key string, r io.Reader, opt storage
 	return storage.Uploader{Parts: parts{s}, Retry: s.retry}.Upload(ctx, key, r, opt)
 }
 
-// List yields objects, page by page.
+// List yields objects, page by page. Keys are asked for in URL encoding, since XML has no place for some
+// characters, and one such key would make its page unreadable; versitygw, for one, does not heed that.
 func (s *Store) List(ctx context.Context, prefix, startAfter string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &prefix, StartAfter: optional(startAfter)}
-		for {
+		in := &s3.ListObjectsV2Input{
+			Bucket: &s.bucket, Prefix: &prefix, StartAfter: optional(startAfter),
+			EncodingType: types.EncodingTypeUrl,
+		}
+		for more := true; more; {
 			out, err := s.client.ListObjectsV2(ctx, in)
 			if err != nil {
 				yield(storage.Object{}, failure(ctx, "list", prefix, err))
 				return
 			}
 			for _, o := range out.Contents {
-				obj := storage.Object{
-					Key:          aws.ToString(o.Key),
-					Size:         aws.ToInt64(o.Size),
-					ETag:         s3wire.ETag(aws.ToString(o.ETag)),
-					LastModified: aws.ToTime(o.LastModified),
+				obj, err := listed(o, out.EncodingType)
+				if err != nil {
+					err = failure(ctx, "list", prefix, err)
 				}
-				if !yield(obj, nil) {
+				if !yield(obj, err) || err != nil {
 					return
 				}
 			}
-			if !aws.ToBool(out.IsTruncated) {
+			in.ContinuationToken = out.NextContinuationToken
+			more = aws.ToBool(out.IsTruncated)
+			if more && in.ContinuationToken == nil {
+				yield(storage.Object{}, failure(ctx, "list", prefix, errors.New("a page says that it is not the last, but not what follows")))
 				return
 			}
-			in.ContinuationToken = out.NextContinuationToken
 		}
 	}
+}
+
+func listed(o types.Object, encoding types.EncodingType) (storage.Object, error) {
+	key := aws.ToString(o.Key)
+	if encoding == types.EncodingTypeUrl {
+		var err error
+		if key, err = url.QueryUnescape(key); err != nil {
+			return storage.Object{}, fmt.Errorf("decode listed key: %w", err)
+		}
+	}
+	return storage.Object{
+		Key:          key,
+		Size:         aws.ToInt64(o.Size),
+		ETag:         s3wire.ETag(aws.ToString(o.ETag)),
+		LastModified: aws.ToTime(o.LastModified),
+	}, nil
 }
 
 // Delete removes an object, if there is one.
@@ -194,6 +220,14 @@ func header(meta middleware.Metadata, name string) string {
 		return resp.Header.Get(name)
 	}
 	return ""
+}
+
+// length is a Content-Length, -1 if there is none.
+func length(n *int64) int64 {
+	if n == nil {
+		return -1
+	}
+	return *n
 }
 
 func optional(s string) *string {

@@ -23,8 +23,6 @@ type Options struct {
 	// Skips names the checks that a store cannot pass, each with the reason, which the test shows. Those
 	// of storage.Probe are named "probe: " and their own name. A name that is no check fails the test.
 	Skips map[string]string
-	// ProbeUploads is how many uploads race at completion; 0: 4.
-	ProbeUploads int
 }
 
 // RunConformance runs every check as a subtest. Each call of open returns a Bucket, all may be the same
@@ -61,6 +59,7 @@ func allChecks(opt Options) []check {
 		{"empty object", suite.emptyObject},
 		{"overwrite is visible at once", suite.overwrite},
 		{"odd keys", suite.oddKeys},
+		{"keys that XML cannot hold", suite.controlKeys},
 		{"metadata", suite.metadata},
 		{"clock", suite.clock},
 		{"get range", suite.getRange},

@@ -106,11 +106,13 @@ func (s suite) listCancelled() {
 	s.put("k", nil, storage.PutOptions{})
 	ctx, cancel := context.WithCancel(s.Context())
 	cancel()
-	var last error
-	for _, err := range s.b.List(ctx, s.prefix, "") {
-		last = err
-	}
-	if !errors.Is(last, context.Canceled) || storage.Temporary(last) {
-		s.Errorf("a cancelled listing ended with %v, want the error of the context", last)
+	for _, prefix := range []string{"k", "nothing"} {
+		var last error
+		for _, err := range s.b.List(ctx, s.prefix+prefix, "") {
+			last = err
+		}
+		if !errors.Is(last, context.Canceled) || storage.Temporary(last) {
+			s.Errorf("a cancelled listing of %q ended with %v, want the error of the context", prefix, last)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"spool/storage"
@@ -61,10 +62,22 @@ func (s suite) oddKeys() {
 	}
 }
 
+// A user may have one, and the listing of all others must not suffer.
+func (s suite) controlKeys() {
+	const name = "control/\x01\x1f.jsonl"
+	s.put(name, []byte("x"), storage.PutOptions{})
+	s.holds(name, []byte("x"))
+	if got := s.keys("control/", ""); !slices.Equal(got, []string{name}) {
+		s.Errorf("listed %q, want %q", got, name)
+	}
+}
+
 func (s suite) metadata() {
 	meta := map[string]string{storage.PutIDKey: "0b9c-11", "sha256": "ABCdef", "oklines": "1000", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 	s.put("k", []byte("x"), storage.PutOptions{Metadata: meta})
 	s.sameMetadata("k", meta)
+	s.put("mixed", []byte("x"), storage.PutOptions{Metadata: map[string]string{"MixedCase": "Value"}})
+	s.sameMetadata("mixed", map[string]string{"mixedcase": "Value"})
 	s.put("none", []byte("x"), storage.PutOptions{})
 	s.sameMetadata("none", map[string]string{})
 }

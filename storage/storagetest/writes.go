@@ -158,11 +158,7 @@ func (s suite) putOnceAndSwap() {
 
 func (s suite) probe(opt Options) {
 	d, _ := s.b.(storage.Deleter)
-	uploads := opt.ProbeUploads
-	if uploads == 0 {
-		uploads = 4
-	}
-	report, err := storage.Probe(s.Context(), s.b, s.prefix, storage.ProbeOptions{Rounds: 4, Uploads: uploads, Deleter: d})
+	report, err := storage.Probe(s.Context(), s.b, s.prefix, storage.ProbeOptions{Rounds: 4, Deleter: d})
 	if err != nil {
 		s.Fatal(err)
 	}

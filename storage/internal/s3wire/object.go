@@ -1,6 +1,7 @@
 package s3wire
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -32,9 +33,12 @@ func CheckRange(key string, opt storage.GetOptions) error {
 }
 
 // FullSize is the size of the object of which an answer holds a part: that of its Content-Range
-// ("bytes 0-9/443"), or the length of the answer if it is whole.
+// ("bytes 0-9/443"), or the length of the answer if it is whole; negative: it does not tell.
 func FullSize(contentRange string, length int64) (int64, error) {
-	if contentRange == "" {
+	switch {
+	case contentRange == "" && length < 0:
+		return 0, errors.New("the answer has no content-length")
+	case contentRange == "":
 		return length, nil
 	}
 	_, total, _ := strings.Cut(contentRange, "/")

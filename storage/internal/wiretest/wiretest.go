@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -29,6 +30,10 @@ func Run(t *testing.T, open func(t *testing.T, endpoint string) Bucket) {
 	t.Run("broken connections", func(t *testing.T) { connections(t, open) })
 	t.Run("nobody listens", func(t *testing.T) { nobody(t, open) })
 	t.Run("torn answers", func(t *testing.T) { torn(t, open) })
+	t.Run("answer without a length", func(t *testing.T) { noLength(t, open) })
+	t.Run("keys that XML cannot hold", func(t *testing.T) { encodedKeys(t, open) })
+	t.Run("page that names no next one", func(t *testing.T) { lostPage(t, open) })
+	t.Run("metadata of others", func(t *testing.T) { metadata(t, open) })
 	t.Run("completion with 200 and an error", func(t *testing.T) { completions(t, open) })
 	t.Run("headers", func(t *testing.T) { headers(t, open) })
 }
@@ -174,6 +179,84 @@ func torn(t *testing.T, open func(*testing.T, string) Bucket) {
 	_ = r.Close()
 	if err := calls(t, b)["list"](); storage.KindOf(err) != storage.KindUnavailable {
 		t.Errorf("torn list: %v, want unavailable", err)
+	}
+}
+
+func noLength(t *testing.T, open func(*testing.T, string) Bucket) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"e"`)
+		w.Header().Set("Last-Modified", "Mon, 23 Nov 2026 10:00:00 GMT")
+		if r.Method == http.MethodGet {
+			_, _ = io.WriteString(w, "content")
+		}
+		if err := http.NewResponseController(w).Flush(); err != nil { // chunked, as some proxies do
+			t.Error(err)
+		}
+	})
+	b := open(t, s.URL)
+	if body, obj, err := storage.ReadAll(t.Context(), b, "k"); err == nil {
+		t.Errorf("read %q of %d bytes, want an error: nobody knows whether that is all", body, obj.Size)
+	}
+	if obj, err := b.Head(t.Context(), "k"); err == nil {
+		t.Errorf("Head says %d bytes, want an error", obj.Size)
+	}
+}
+
+// A user may upload a key with a control character; without encoding-type=url no list that holds it can
+// be read.
+func encodedKeys(t *testing.T, open func(*testing.T, string) Bucket) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		page := `<ListBucketResult><Contents><Key>in/a&#x1;</Key></Contents></ListBucketResult>`
+		if r.URL.Query().Get("encoding-type") == "url" {
+			page = `<ListBucketResult><EncodingType>url</EncodingType>` +
+				`<Contents><Key>in/a%01</Key></Contents><Contents><Key>in/b+c%2B%25</Key></Contents></ListBucketResult>`
+		}
+		_, _ = io.WriteString(w, page)
+	})
+	var got []string
+	for obj, err := range open(t, s.URL).List(t.Context(), "in/", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, obj.Key)
+	}
+	if want := []string{"in/a\x01", "in/b c+%"}; !slices.Equal(got, want) {
+		t.Errorf("listed %q, want %q", got, want)
+	}
+}
+
+func lostPage(t *testing.T, open func(*testing.T, string) Bucket) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>a</Key></Contents></ListBucketResult>`)
+	})
+	n := 0
+	for _, err := range open(t, s.URL).List(t.Context(), "", "") {
+		if err != nil {
+			return
+		}
+		if n++; n == 2 {
+			t.Fatal("the same page again, want an error")
+		}
+	}
+	t.Error("the listing ended as if it were complete, want an error")
+}
+
+// HTTP libraries spell the names of headers in their own way.
+func metadata(t *testing.T, open func(*testing.T, string) Bucket) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("ETag", `"e"`)
+		w.Header().Set("Content-Length", "0")
+		w.Header().Set("Last-Modified", "Mon, 23 Nov 2026 10:00:00 GMT")
+		w.Header()["X-AMZ-Meta-On-Invalid"] = []string{"Skip"}
+		w.Header()["x-amz-meta-rerun"] = []string{"2"}
+	})
+	b := open(t, s.URL)
+	want := map[string]string{"on-invalid": "Skip", "rerun": "2"}
+	if obj, err := b.Head(t.Context(), "k"); err != nil || !maps.Equal(obj.Metadata, want) {
+		t.Errorf("Head: %v, %v; want %v", obj.Metadata, err, want)
+	}
+	if _, obj, err := storage.ReadAll(t.Context(), b, "k"); err != nil || !maps.Equal(obj.Metadata, want) {
+		t.Errorf("Get: %v, %v; want %v", obj.Metadata, err, want)
 	}
 }
 
