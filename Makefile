@@ -11,6 +11,9 @@ GOVULNCHECK   := 1.9.0
 
 TOOLS := $(CURDIR)/bin/tools
 
+# The tag nvml needs cgo and a C compiler. NVIDIA's header calls its older functions deprecated, and go-nvml wraps them all.
+NVML := CGO_ENABLED=1 CGO_CFLAGS="-O2 -g -Wno-deprecated-declarations" $(GO)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -63,6 +66,11 @@ soak: ## Repeat the tests of crashes, kills and races SOAK times (10) under the 
 test-localstack: ## Run the end-to-end tests against LocalStack 4.12 (installs it: 345 MB, Python 3.11)
 	localstack/localstack.sh setup
 	SPOOL_REQUIRE_ALL=1 $(GO) test -timeout 30m -run LocalStack -v ./localstack/... ./storage/...
+
+.PHONY: test-gpu
+test-gpu: ## Vet and test what the build tag nvml adds (needs a C compiler, no GPU)
+	$(NVML) vet -tags nvml ./runner/gpu
+	$(NVML) test -tags nvml ./runner/gpu
 
 .PHONY: test-docker
 test-docker: ## Build the watcher's image from scratch and run it (needs a Docker daemon, or root and dockerd)

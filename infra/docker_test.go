@@ -86,9 +86,12 @@ func TestImagesAreBuiltAsTheyShould(t *testing.T) {
 	tests := []struct {
 		name, base, user, binary string
 		entrypoint               []string
+		build                    []string // parts of the command
 	}{
-		{"watcher", `^scratch$`, "65532:65532", "/spool", []string{"/spool", "watch"}},
-		{"runner", `^vllm/vllm-openai:v\d+\.\d+\.\d+$`, "2000:0", "/usr/local/bin/spool", []string{"spool", "run"}},
+		{"watcher", `^scratch$`, "65532:65532", "/spool", []string{"/spool", "watch"},
+			[]string{"CGO_ENABLED=0 go build ", " -tags nolocal "}},
+		{"runner", `^vllm/vllm-openai:v\d+\.\d+\.\d+$`, "2000:0", "/usr/local/bin/spool", []string{"spool", "run"},
+			[]string{"CGO_ENABLED=1 ", " go build ", " -tags nolocal,nvml,netgo,osusergo ", "-extldflags=-Wl,-z,lazy"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -97,7 +100,7 @@ func TestImagesAreBuiltAsTheyShould(t *testing.T) {
 				t.Fatalf("stages %+v, want build and the image", stages)
 			}
 			build, image := stages[0], stages[1]
-			checkBuild(t, build)
+			checkBuild(t, build, tt.build)
 			if !regexp.MustCompile(tt.base).MatchString(image.image) {
 				t.Errorf("base is %q, want %s", image.image, tt.base)
 			}
@@ -115,9 +118,9 @@ func TestImagesAreBuiltAsTheyShould(t *testing.T) {
 	}
 }
 
-// checkBuild expects a pinned Go that is not older than the module asks for, and a static binary without the local
-// stack, with everything that the version needs.
-func checkBuild(t *testing.T, build stage) {
+// checkBuild expects a pinned Go that is not older than the module asks for, and a binary with everything that the version
+// needs, built as the image needs it: static for scratch, with cgo where there may be GPUs.
+func checkBuild(t *testing.T, build stage, command []string) {
 	t.Helper()
 	var major, minor, patch, wantMajor, wantMinor, wantPatch int
 	if _, err := fmt.Sscanf(build.image, "golang:%d.%d.%d-bookworm", &major, &minor, &patch); err != nil {
@@ -135,7 +138,7 @@ func checkBuild(t *testing.T, build stage) {
 		t.Errorf("builds on %s, older than go.mod's %d.%d.%d", build.image, wantMajor, wantMinor, wantPatch)
 	}
 	run := build.last("RUN")
-	for _, want := range []string{"CGO_ENABLED=0 go build ", " -trimpath ", " -tags nolocal ", " -buildvcs=auto ", " ./cmd/spool"} {
+	for _, want := range append(command, " -trimpath ", " -buildvcs=auto ", " ./cmd/spool") {
 		if !strings.Contains(run, want) {
 			t.Errorf("%q lacks %q", run, want)
 		}

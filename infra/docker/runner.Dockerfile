@@ -13,8 +13,11 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# The version comes from .git, which therefore must be in the build context.
-RUN CGO_ENABLED=0 go build -buildvcs=auto -trimpath -tags nolocal -ldflags "-s -w" -o /spool ./cmd/spool
+# The version comes from .git, which therefore must be in the build context. nvml watches the GPUs: it needs cgo, and functions
+# that are looked up when they are called, for the driver's library is not there yet and may lack some. netgo and osusergo: for
+# all else the binary is as without cgo.
+RUN CGO_ENABLED=1 CGO_CFLAGS="-O2 -g -Wno-deprecated-declarations" \
+    go build -buildvcs=auto -trimpath -tags nolocal,nvml,netgo,osusergo -ldflags "-s -w -extldflags=-Wl,-z,lazy" -o /spool ./cmd/spool
 
 FROM vllm/vllm-openai:${VLLM_VERSION}
 COPY --from=build /spool /usr/local/bin/spool
