@@ -207,6 +207,21 @@ func TestAFileWithBadLinesIsRejectedWithAllOfThem(t *testing.T) {
 	})
 }
 
+func TestAllBadLinesAreReportedAndTheFirstHundredInBatchJSON(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		id := w.upload("in/x.jsonl", lines(2)+strings.Repeat("bad\n", 150))
+		w.scan(w.watcher())
+		dir := batch.OutDir("in/x.jsonl", id)
+		data := read[batch.Object](w, dir+batch.ObjectName).Errors.Data
+		if len(data) != 100 || *data[0].Line != 3 || *data[99].Line != 102 {
+			t.Errorf("%d errors, want those of lines 3 to 102", len(data))
+		}
+		if got := strings.Count(w.text(dir+batch.InvalidName), `"code":"invalid_json"`); got != 150 {
+			t.Errorf("invalid.jsonl has %d lines, want 150", got)
+		}
+	})
+}
+
 func TestBadLinesAreSkippedIfAsked(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		// 1 good, 2 not JSON, 3 the id of 1 again, 4 good, 5 the id of the bad line 6's own
