@@ -288,6 +288,23 @@ func TestDuplicatesAreCountedInTheirChunks(t *testing.T) {
 	})
 }
 
+func TestAnInputWithAVeryLongKeyEndsUnderItsBatch(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		key := "in/" + strings.Repeat("ä +%/", 150) + "x.jsonl" // over 850 bytes, of which some are not ASCII
+		id := w.upload(key, lines(1))
+		wa := w.watcher()
+		w.scan(wa)
+		w.workAll(w.plan(id))
+		w.scan(wa)
+		if got := read[batch.Status](w, "out/_long/"+id+"/status.json"); got.State != batch.Completed || got.Input != key {
+			t.Errorf("status %+v, want completed", got)
+		}
+		if got := read[batch.Object](w, "out/_long/"+id+"/batch.json"); got.RequestCounts.Completed != 1 {
+			t.Errorf("batch.json %+v, want 1 completed", got)
+		}
+	})
+}
+
 func TestFilesThatCannotBeReadEndFailed(t *testing.T) {
 	torn := gzipped(t, lines(50))
 	torn = torn[:len(torn)-9]
