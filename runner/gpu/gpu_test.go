@@ -355,6 +355,7 @@ func TestRunEndsSoonAfterItsContext(t *testing.T) {
 				f.waitErr = tt.waitErr
 				s, stop := start(t, f)
 				time.Sleep(10*time.Second - time.Millisecond)
+				synctest.Wait()
 				if got := s.Failures(); got != tt.failures {
 					t.Errorf("%d failures, want %d", got, tt.failures)
 				}
