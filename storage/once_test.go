@@ -96,6 +96,53 @@ var writers = map[string]func(ctx context.Context, b storage.Bucket, etag string
 	},
 }
 
+// A write whose outcome was unknown, and which had not landed when it was read back, lands before the next try.
+func TestWriteThatLandsLateIsMine(t *testing.T) {
+	for how, write := range writers {
+		synctest.Test(t, func(t *testing.T) {
+			late := &lateWrites{Store: memstore.New(memstore.Options{})}
+			etag := ""
+			if how == "swap" {
+				etag = mustPut(t, late.Store, "k", "first").ETag
+			}
+			before := late.Writes("k")
+			stored, err := write(t.Context(), late, etag)
+			if err != nil || !stored.Mine || late.Writes("k")-before != 1 {
+				t.Errorf("%s: mine=%v, %v after %d writes; want mine after 1", how, stored.Mine, err, late.Writes("k")-before)
+			}
+		})
+	}
+}
+
+// lateWrites holds the first write back until the second comes.
+type lateWrites struct {
+	*memstore.Store
+	held func() error
+	done bool
+}
+
+func (l *lateWrites) Put(ctx context.Context, key string, body []byte, opt storage.PutOptions) (storage.Object, error) {
+	if l.held == nil {
+		l.held = func() error { _, err := l.Store.Put(ctx, key, body, opt); return err }
+		return storage.Object{}, storagetest.Lost("put", key)
+	}
+	if !l.done {
+		l.done = true
+		if err := l.held(); err != nil {
+			return storage.Object{}, err
+		}
+	}
+	return l.Store.Put(ctx, key, body, opt)
+}
+
+func (l *lateWrites) Upload(ctx context.Context, key string, r io.Reader, opt storage.PutOptions) (storage.Object, error) {
+	body, err := io.ReadAll(r)
+	if err != nil {
+		return storage.Object{}, err
+	}
+	return l.Put(ctx, key, body, opt)
+}
+
 func TestPutOnceTriesAgainWhenTheKeyVanishedAfter412(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := memstore.New(memstore.Options{})

@@ -72,7 +72,7 @@ func TestProbeCatchesWeakStores(t *testing.T) {
 		},
 		"checks, then writes": {
 			func(b storage.Bucket) storage.Bucket { return &checksThenWrites{Bucket: b} },
-			[]string{absent, match},
+			[]string{absent, match, upload},
 		},
 		"title-case metadata keys": {
 			func(b storage.Bucket) storage.Bucket { return &titleCase{b} },
@@ -143,6 +143,14 @@ func (b *checksThenWrites) Put(ctx context.Context, key string, body []byte, opt
 	b.meet(ctx, key)
 	opt.Cond = storage.Cond{}
 	return b.Bucket.Put(ctx, key, body, opt)
+}
+
+func (b *checksThenWrites) Upload(ctx context.Context, key string, r io.Reader, opt storage.PutOptions) (storage.Object, error) {
+	body, err := io.ReadAll(r)
+	if err != nil {
+		return storage.Object{}, err
+	}
+	return b.Put(ctx, key, body, opt)
 }
 
 // meet makes the first writer that has passed the check wait for the second.

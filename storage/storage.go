@@ -82,7 +82,8 @@ type Bucket interface {
 
 	// Upload stores what r yields, reading it once and holding at most one part. Up to one part it
 	// is a single conditional PUT, else a multipart upload of equal parts whose completion carries
-	// the condition. A failed or cancelled Upload leaves no object, and aborts its parts if it can.
+	// the condition. It fails as Put does; after KindConflict all of it is to be sent again. An Upload that
+	// fails or is cancelled before that PUT or completion leaves no object, and aborts its parts if it can.
 	// An error of r is returned wrapped, and nothing is stored. A length other than PutOptions.Size is
 	// KindInvalid, and nothing is stored.
 	Upload(ctx context.Context, key string, r io.Reader, opt PutOptions) (Object, error)
@@ -93,7 +94,8 @@ type Bucket interface {
 }
 
 // Deleter deletes objects; it stands apart because runners must not have it. Delete is
-// unconditional (conditional deletes are ignored by several stores) and succeeds if key is absent.
+// unconditional (conditional deletes are ignored by several stores) and succeeds if key is absent, so that
+// one whose reply was lost may be sent again, if nobody writes the key anew.
 type Deleter interface {
 	Delete(ctx context.Context, key string) error
 }

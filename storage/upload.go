@@ -145,7 +145,8 @@ func (u Uploader) complete(ctx context.Context, up PartUpload, parts []Part, siz
 	return obj, err
 }
 
-// decided reports whether err says that a completion did not and will not happen.
+// decided reports whether err says that this completion did not happen. If an earlier try of it did, there
+// is nothing left to abort.
 func decided(err error) bool {
 	switch KindOf(err) {
 	case KindPrecondition, KindConflict, KindDenied, KindInvalid, KindNotFound:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/iotest"
@@ -138,6 +139,36 @@ func TestUploadCutsEqualParts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// When a part is sent, no more of the reader has been read than that part and a small look-ahead.
+func TestUploadHoldsOnePart(t *testing.T) {
+	const lookAhead = 4096 // of bufio
+	r := &counted{r: bytes.NewReader(random(3*storage.PartSize + 7))}
+	parts := 0
+	p := &partStore{fail: func(step string) error {
+		if strings.HasPrefix(step, "part ") {
+			parts++
+			if most := parts*storage.PartSize + lookAhead; r.n > most {
+				t.Errorf("%s: %d bytes were read, want at most %d", step, r.n, most)
+			}
+		}
+		return nil
+	}}
+	if _, err := upload(t, p, r, storage.PutOptions{}); err != nil || parts != 4 {
+		t.Errorf("%d parts, %v; want 4", parts, err)
+	}
+}
+
+type counted struct {
+	r io.Reader
+	n int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
 }
 
 // 9,500 parts of 16 MiB are 148.4 GiB; what is larger gets larger parts, in whole MiB.

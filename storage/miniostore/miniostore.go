@@ -3,7 +3,8 @@
 //
 // It uses the low-level Core API, one request a call, and none of minio-go's retries. Bodies are not
 // hashed for the signature, and no trailing checksums are sent: over plain HTTP versitygw refuses
-// them, and gofakes3 stores the framing as content.
+// them, and gofakes3 stores the framing as content. Requests are signed by this machine's clock, which must
+// be right to 15 min; s3store learns the store's.
 package miniostore
 
 import (

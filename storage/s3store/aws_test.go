@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"spool/storage"
 	"spool/storage/internal/gwtest"
@@ -74,6 +75,63 @@ func TestUploadToAWSIsCheckedAtBothEnds(t *testing.T) {
 	xml, err := io.ReadAll(complete.Body)
 	if err != nil || strings.Count(string(xml), "<ChecksumCRC32>sum") != 2 {
 		t.Errorf("completion %s, %v; want the checksums of both parts", xml, err)
+	}
+}
+
+// ahead is a store whose clock is an hour ahead of this machine's. It refuses what is signed 15 min off, as
+// S3 does; to HEAD it cannot say why.
+type ahead struct{ refused int }
+
+func (a *ahead) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	if r.Body != nil {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return nil, err
+		}
+	}
+	now := time.Now().UTC().Add(time.Hour)
+	w.Header().Set("Date", now.Format(http.TimeFormat))
+	signed, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+	switch {
+	case err != nil:
+		return nil, err
+	case now.Sub(signed).Abs() > 15*time.Minute:
+		a.refused++
+		w.WriteHeader(http.StatusForbidden)
+		if r.Method != http.MethodHead {
+			_, _ = io.WriteString(w, `<Error><Code>RequestTimeTooSkewed</Code></Error>`)
+		}
+	case r.URL.Path == "/secret":
+		w.WriteHeader(http.StatusForbidden)
+	default:
+		w.Header().Set("Content-Length", "0")
+		w.Header().Set("ETag", `"e"`)
+	}
+	res := w.Result()
+	res.Request = r
+	return res, nil
+}
+
+func TestWrongClockCostsOneRequest(t *testing.T) {
+	gwtest.Server{}.Setenv(t)
+	for name, call := range map[string]func(storage.Bucket) error{
+		"head": func(b storage.Bucket) error { _, err := b.Head(t.Context(), "k"); return err },
+		"put": func(b storage.Bucket) error {
+			_, err := b.Put(t.Context(), "k", []byte("x"), storage.PutOptions{})
+			return err
+		},
+	} {
+		store := &ahead{}
+		s, err := s3store.New(t.Context(), s3store.Config{Bucket: "bkt", HTTPClient: &http.Client{Transport: store}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := call(storage.WithRetry(s, storage.Retry{})); err != nil || store.refused != 1 {
+			t.Errorf("%s: %v after %d refusals, want success after 1", name, err, store.refused)
+		}
+		if _, err := s.Head(t.Context(), "secret"); storage.KindOf(err) != storage.KindDenied {
+			t.Errorf("%s of what is forbidden, signed in time: %v, want denied", name, err)
+		}
 	}
 }
 

@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
@@ -207,11 +209,27 @@ func failure(ctx context.Context, op, key string, err error) error {
 	f := s3wire.Failure{Op: op, Key: key, Err: err}
 	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
 		f.Status = e.HTTPStatusCode()
+		f.Skewed = f.Status == http.StatusForbidden && skewed(e.Response)
 	}
 	if e, ok := errors.AsType[smithy.APIError](err); ok {
 		f.Code = e.ErrorCode()
 	}
 	return f.Error(ctx)
+}
+
+// mostSkew is far below the 15 min at which S3 refuses a request (API reference, RequestTimeTooSkewed).
+const mostSkew = 5 * time.Minute
+
+// skewed reports whether a request was signed by a clock that is far from the store's. The SDK remembers the
+// difference of every answer, so the next request is signed in time. The code of the error is not
+// asked, since the answer to HEAD has none.
+func skewed(resp *smithyhttp.Response) bool {
+	if resp == nil || resp.Response == nil || resp.Request == nil {
+		return false
+	}
+	signed, err := time.Parse("20060102T150405Z", resp.Request.Header.Get("X-Amz-Date"))
+	date := s3wire.Date(resp.Header.Get("Date"))
+	return err == nil && !date.IsZero() && date.Sub(signed).Abs() > mostSkew
 }
 
 // header is a header of the answer that the SDK does not hand out.

@@ -21,6 +21,7 @@ type Failure struct {
 	Op, Key string
 	Status  int    // of the HTTP answer, 0 if there was none
 	Code    string // S3's error code, "" if there was none
+	Skewed  bool   // refused for the time at which it was signed, and the SDK signs the next by the store's clock
 	Err     error  // the SDK's error
 }
 
@@ -35,6 +36,9 @@ func (f Failure) Error(ctx context.Context) error {
 // kind goes from the particular to the general: the code, which may come with status 200
 // (CompleteMultipartUpload), then the status, then what the transport says.
 func (f Failure) kind() storage.Kind {
+	if f.Skewed {
+		return storage.KindUnavailable
+	}
 	if k, ok := kindOfCode(f.Code); ok {
 		return k
 	}
