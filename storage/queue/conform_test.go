@@ -25,7 +25,7 @@ func conform(t *testing.T, l lab) {
 		"message that is handed over starts anew":             handedOver,
 		"extending a deleted message fails":                   extendDeleted,
 		"message delivered too often goes to the dead queue":  deadLetter,
-		"long poll ends when a message comes":                 longPoll,
+		"long poll waits, and ends when a message comes":      longPoll,
 		"delayed message is counted and not delivered before": delayed,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,11 +114,11 @@ func poolQueues(t *testing.T, l lab) {
 			t.Errorf("%s: redrive policy %+v; want 50 to %s", name, redrive, dead["QueueArn"])
 		}
 	}
-	if q, err := l.client.Create(t.Context(), "spool-llama", queue.Attributes{Visibility: time.Minute}); err != nil || q.Name() != "spool-llama" {
+	if q, err := l.client.Create(t.Context(), "spool-llama", queue.Attributes{Retention: time.Hour}); err != nil || q.Name() != "spool-llama" {
 		t.Errorf("other attributes: %v; want the queue as it is", err)
 	}
-	if have := l.attributes(t, "spool-llama")["VisibilityTimeout"]; have != "120" {
-		t.Errorf("visibility became %s s", have)
+	if have := l.attributes(t, "spool-llama")["MessageRetentionPeriod"]; have != "345600" {
+		t.Errorf("retention became %s s", have)
 	}
 }
 
@@ -277,13 +277,14 @@ func deadLetter(t *testing.T, l lab) {
 
 func longPoll(t *testing.T, l lab) {
 	q := l.fresh(t, "poll", queue.Attributes{})
-	sent := make(chan error, 1)
-	go func() { sent <- q.Send(t.Context(), []queue.Outgoing{{Body: "late"}}) }()
-	if m := receiveOne(t, q); m.Body != "late" {
-		t.Errorf("got %q", m.Body)
+	start := time.Now()
+	if none, err := q.Receive(t.Context(), 1, time.Second); err != nil || len(none) != 0 || time.Since(start) < 900*time.Millisecond {
+		t.Errorf("%d messages, %v after %s; want none after 1 s", len(none), err, time.Since(start))
 	}
-	if err := <-sent; err != nil {
-		t.Error(err)
+	send(t, q, queue.Outgoing{Body: "late", Delay: 2 * time.Second})
+	start = time.Now()
+	if m := receiveOne(t, q); m.Body != "late" || time.Since(start) > 8*time.Second {
+		t.Errorf("got %q after %s, want it when it comes and not at the end of 10 s", m.Body, time.Since(start))
 	}
 }
 

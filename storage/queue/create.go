@@ -31,7 +31,6 @@ const (
 
 // Attributes are what Create makes a queue with; zero fields mean the defaults above.
 type Attributes struct {
-	Visibility  time.Duration // whole seconds, up to 12 h
 	Retention   time.Duration // 60 s to 14 days
 	DeadLetter  *Queue        // where messages go after MaxReceives deliveries; nil: nowhere
 	MaxReceives int
@@ -42,7 +41,7 @@ type Attributes struct {
 // is, so Create may be called by any number of processes, at every start.
 func (c *Client) Create(ctx context.Context, name string, a Attributes) (*Queue, error) {
 	attrs := map[string]string{
-		"VisibilityTimeout":      seconds(cmp.Or(a.Visibility, DefaultVisibility)),
+		"VisibilityTimeout":      seconds(DefaultVisibility),
 		"MessageRetentionPeriod": seconds(cmp.Or(a.Retention, DefaultRetention)),
 		"SqsManagedSseEnabled":   "true",
 	}

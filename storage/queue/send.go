@@ -47,8 +47,8 @@ func (e *SendError) add(indices []int, err error) {
 }
 
 // Send sends messages in batches of up to ten. What SQS refuses for a cause on its own side is sent
-// again, up to five times, with backoff; when a whole call fails, after the SDK's retries, the rest is not
-// tried. An error is a *SendError: its messages may be given to Send again, all others were sent.
+// again, up to five tries in all, with backoff; when the first call of a batch fails as a whole, after the
+// SDK's retries, the rest is not tried. An error is a *SendError: its messages may be given to Send again, all others were sent.
 func (q *Queue) Send(ctx context.Context, messages []Outgoing) error {
 	failed := &SendError{Queue: q.name}
 	for start := 0; start < len(messages); {

@@ -196,6 +196,20 @@ func TestErrorsSayWhatCanBeDone(t *testing.T) {
 	}
 }
 
+func TestReceiveIsALongPollThatHidesFor120Seconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{}
+		q := w.open(t)
+		if none, err := q.Receive(t.Context(), queue.MaxBatch, queue.MaxWait); err != nil || len(none) != 0 {
+			t.Fatalf("%d messages, %v", len(none), err)
+		}
+		in := w.of("ReceiveMessage")[0].In
+		if in.WaitTimeSeconds != 20 || in.VisibilityTimeout != 120 || in.MaxNumberOfMessages != 10 {
+			t.Errorf("asked for %d messages, waiting %d s, hidden for %d s; want 10, 20, 120", in.MaxNumberOfMessages, in.WaitTimeSeconds, in.VisibilityTimeout)
+		}
+	})
+}
+
 func TestEndOfTheCallersContextIsNoFaultOfTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &wire{}

@@ -36,11 +36,13 @@ type call struct {
 
 // request holds the members of all actions that the tests look at.
 type request struct {
-	QueueUrl          string
-	QueueName         string
-	ReceiptHandle     string
-	VisibilityTimeout int
-	Entries           []struct {
+	QueueUrl            string
+	QueueName           string
+	ReceiptHandle       string
+	VisibilityTimeout   int
+	WaitTimeSeconds     int
+	MaxNumberOfMessages int
+	Entries             []struct {
 		Id                string
 		MessageBody       string
 		MessageAttributes map[string]struct{ DataType, StringValue string }
