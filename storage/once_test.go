@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -123,6 +124,7 @@ type lateWrites struct {
 
 func (l *lateWrites) Put(ctx context.Context, key string, body []byte, opt storage.PutOptions) (storage.Object, error) {
 	if l.held == nil {
+		opt.Metadata = maps.Clone(opt.Metadata) // it is on the wire
 		l.held = func() error { _, err := l.Store.Put(ctx, key, body, opt); return err }
 		return storage.Object{}, storagetest.Lost("put", key)
 	}
