@@ -186,17 +186,19 @@ func (c *chunk) refuse(a vllm.Answer) {
 	c.owner.fail(&causeError{batch.Cause{Code: a.Code, Message: a.Err.Error()}})
 }
 
-func (c *chunk) retried() { c.owner.notes.retries.Add(1) }
-
-// unsaved gives the results that no segment has. The slice is the caller's.
-func (c *chunk) unsaved() ([]ref, error) {
+// unsaved gives the oldest results that no segment has, of most bytes or one more. The slice is the caller's.
+func (c *chunk) unsaved(most int64) ([]ref, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.flush(); err != nil {
 		return nil, err
 	}
 	c.tail = nil
-	return slices.Clone(c.refs[c.saved:]), nil
+	n := c.saved
+	for ; n < len(c.refs) && most > 0; n++ {
+		most -= int64(c.refs[n].size)
+	}
+	return slices.Clone(c.refs[c.saved:n]), nil
 }
 
 // markSaved says that the first n results that unsaved gave are in a segment.

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 
+	"spool/storage"
 	"spool/storage/batch"
 )
 
@@ -24,7 +28,7 @@ func manyAnswers(t *testing.T, s *shard, c *chunk, lines int) []byte {
 		c.add(&answers[i], batch.Usage{OutputTokens: 1})
 		c.add(&answers[i], batch.Usage{OutputTokens: 1}) // dropped
 		if n%7 == 0 {
-			if err := s.writeSegment(t.Context()); err != nil {
+			if err := s.writeSegments(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -88,10 +92,72 @@ func TestSegmentsHoldEachAnswerOnce(t *testing.T) {
 	}
 	s, c := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
 	manyAnswers(t, s, c, 60)
-	if err := s.writeSegment(t.Context()); err != nil {
+	if err := s.writeSegments(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := w.segmentLines(plan, 0, 1); n != 60 {
 		t.Errorf("the segments have %d results, want 60", n)
+	}
+}
+
+func TestSegmentsAreOfAboutAPart(t *testing.T) {
+	w := newWorld(t)
+	plan := w.batch(9, 10)
+	cfg, err := w.config().withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, c := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
+	body := slices.Concat([]byte{'"'}, bytes.Repeat([]byte("x"), storage.PartSize/4), []byte{'"'})
+	for line := int64(9); line > 0; line-- {
+		c.add(&batch.Answer{Batch: c.batch, Line: line, CustomID: "c", Status: 200, Body: body}, batch.Usage{})
+	}
+	if err := s.writeSegments(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for obj, err := range w.store.List(t.Context(), batch.SegmentPrefix(plan.Batch, 0), "") {
+		if n++; err != nil || obj.Size > storage.PartSize*5/4 {
+			t.Errorf("segment of %d bytes, %v", obj.Size, err)
+		}
+	}
+	if lines := w.segmentLines(plan, 0, 1); n != 3 || lines != 9 {
+		t.Errorf("%d segments with %d results, want 3 with 9", n, lines)
+	}
+}
+
+func TestAnswerThatCannotBeKeptEndsTheShard(t *testing.T) {
+	w := newWorld(t)
+	plan := w.batch(10, 10)
+	cfg, err := w.config().withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, c := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
+	if err := c.file.Close(); err != nil { // as a full disk: no write succeeds
+		t.Fatal(err)
+	}
+	c.add(&batch.Answer{Batch: c.batch, Line: 1, CustomID: "c", Status: 200, Body: bytes.Repeat([]byte("1"), tailSize)}, batch.Usage{})
+	select {
+	case err := <-s.failed:
+		if !strings.Contains(err.Error(), "keep answer of chunk 0") {
+			t.Errorf("the shard failed with %v", err)
+		}
+	default:
+		t.Error("nobody was told")
+	}
+}
+
+func TestScratchFolderIsEmptyWhileChunksAreOpen(t *testing.T) {
+	w := newWorld(t)
+	plan := w.batch(10, 10)
+	cfg, err := w.config().withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, c := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
+	c.answerFor(1)
+	if left, err := os.ReadDir(cfg.Scratch); err != nil || len(left) != 0 {
+		t.Errorf("the folder has %v, %v", left, err)
 	}
 }

@@ -21,15 +21,18 @@ const probeEvery = 500 * time.Millisecond
 // that says it is healthy and fails each request would never be found dead.
 const calmAfter = 30 * time.Second
 
-// fleet is the engines of a runner: requests go to the one that is up and has the fewest in flight.
+// fleet is the engines of a runner: requests go to the one that is up and has the fewest in flight. Lines
+// under suspicion of having killed an engine go to one that does nothing else meanwhile: the ward.
 type fleet struct {
 	limit time.Duration
 	log   *zap.Logger
 
-	mu      sync.Mutex
-	members []*member
-	changed chan struct{} // closed and replaced when a member comes up
-	trouble time.Time     // since when there was trouble and no answer; zero if there is none
+	mu       sync.Mutex
+	members  []*member
+	changed  chan struct{} // closed and replaced when one that waits in acquire may go on
+	trouble  time.Time     // since when there was trouble and no answer; zero if there is none
+	suspects int           // that wait in acquire or are in flight
+	ward     *member       // of the suspects; nil if there are none
 }
 
 type member struct {
@@ -38,8 +41,12 @@ type member struct {
 	epoch    int // counts the times that it came up
 	upSince  time.Time
 	inFlight int
+	suspects int      // of these
+	group    int      // how many of them may be in flight: what the most suspicious one allows
+	crowd    int      // how many requests were in flight when it was last found down
 	models   []string // nil if the server has no list
 	version  string
+	why      error // it is not up, if that has been logged
 }
 
 func newFleet(engines []Engine, limit time.Duration, log *zap.Logger) *fleet {
@@ -68,7 +75,7 @@ func (f *fleet) watch(ctx context.Context, m *member) error {
 			f.probe(ctx, m)
 		}
 		if since := f.troubled(); since > f.limit {
-			return fmt.Errorf("%w for %s: %s", ErrEngineDown, since.Round(time.Second), m.Name())
+			return f.givenUp(m, since)
 		}
 		select {
 		case <-ctx.Done():
@@ -84,22 +91,56 @@ func (f *fleet) isUp(m *member) bool {
 	return m.up
 }
 
-func (f *fleet) probe(ctx context.Context, m *member) {
-	if m.Healthy(ctx) != nil {
-		return
-	}
-	models, err := m.Models(ctx)
-	if err != nil && !errors.Is(err, vllm.ErrNoModels) {
-		return
-	}
-	version := m.Version(ctx)
+func (f *fleet) givenUp(m *member, since time.Duration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	err := fmt.Errorf("%w for %s: %s", ErrEngineDown, since.Round(time.Second), m.Name())
+	if m.why != nil {
+		err = fmt.Errorf("%w: %w", err, m.why)
+	}
+	return err
+}
+
+// probe asks m whether it is there, and logs the first of several times that it is not.
+func (f *fleet) probe(ctx context.Context, m *member) {
+	models, err := look(ctx, m)
+	if ctx.Err() != nil {
+		return
+	}
+	var version string
+	if err == nil {
+		version = m.Version(ctx)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil && m.why == nil {
+		f.log.Warn("engine is not up", zap.String("event", "engine_not_up"), zap.String("engine", m.Name()), zap.Error(err))
+	}
+	if m.why = err; err != nil {
+		return
+	}
 	m.up, m.upSince, m.models, m.version = true, time.Now(), models, version
 	m.epoch++
+	f.wake()
+	f.log.Info("engine is up", zap.String("event", "engine_up"), zap.String("engine", m.Name()), zap.Strings("models", models))
+}
+
+// look asks an engine whether it is well and for its models, nil if it has no list.
+func look(ctx context.Context, e Engine) ([]string, error) {
+	if err := e.Healthy(ctx); err != nil {
+		return nil, err
+	}
+	models, err := e.Models(ctx)
+	if errors.Is(err, vllm.ErrNoModels) {
+		return nil, nil
+	}
+	return models, err
+}
+
+// wake works under mu and lets all that wait in acquire look again.
+func (f *fleet) wake() {
 	close(f.changed)
 	f.changed = make(chan struct{})
-	f.log.Info("engine is up", zap.String("event", "engine_up"), zap.String("engine", m.Name()), zap.Strings("models", models))
 }
 
 // troubled tells how long no engine has been of use.
@@ -120,63 +161,126 @@ func (f *fleet) troubled() time.Duration {
 // ticket is the right to one request.
 type ticket struct {
 	*member
-	epoch int
+	epoch   int
+	suspect bool
 }
 
-// acquire gives the engine for the next request, and waits while all are down. Give it back by release.
-func (f *fleet) acquire(ctx context.Context) (ticket, error) {
+// acquire gives the engine for the next request, and waits while all are down. Give it back by release. A
+// line under suspicion has a group: it waits until it is in flight with that many at most, itself included,
+// and all of them under suspicion. 0 means that there is none.
+func (f *fleet) acquire(ctx context.Context, group int) (ticket, error) {
+	if group > 0 {
+		f.suspect(1)
+	}
 	for {
-		t, changed := f.pick()
+		t, changed := f.pick(group)
 		if t.member != nil {
 			return t, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if group > 0 {
+				f.suspect(-1)
+			}
 			return ticket{}, context.Cause(ctx)
 		}
 	}
 }
 
-func (f *fleet) pick() (ticket, <-chan struct{}) {
+// suspect counts the lines under suspicion. When there are none any more, the ward is an engine like the others.
+func (f *fleet) suspect(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.suspects += n
+	if f.suspects == 0 {
+		f.ward = nil
+	}
+	f.wake()
+}
+
+func (f *fleet) pick(group int) (ticket, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var m *member
+	if group > 0 {
+		m = f.admit(group)
+	} else {
+		m = f.idlest(f.ward)
+	}
+	if m == nil {
+		return ticket{}, f.changed
+	}
+	m.inFlight++
+	return ticket{member: m, epoch: m.epoch, suspect: group > 0}, nil
+}
+
+// idlest works under mu.
+func (f *fleet) idlest(except *member) *member {
 	var best *member
 	for _, m := range f.members {
-		if m.up && (best == nil || m.inFlight < best.inFlight) {
+		if m.up && m != except && (best == nil || m.inFlight < best.inFlight) {
 			best = m
 		}
 	}
-	if best == nil {
-		return ticket{}, f.changed
-	}
-	best.inFlight++
-	return ticket{member: best, epoch: best.epoch}, nil
+	return best
 }
 
-// release gives a ticket back and learns from the answer.
-func (f *fleet) release(t ticket, outcome vllm.Outcome) {
+// admit works under mu and gives the ward if one more suspect may enter it.
+func (f *fleet) admit(group int) *member {
+	if f.ward == nil || !f.ward.up {
+		f.ward = f.idlest(nil)
+	}
+	m := f.ward
+	if m == nil || m.inFlight > m.suspects {
+		return nil
+	}
+	if m.suspects > 0 {
+		group = min(group, m.group)
+	}
+	if m.suspects >= group {
+		return nil
+	}
+	m.group = group
+	m.suspects++
+	return m
+}
+
+// release gives a ticket back and learns from the answer. It tells how many requests were in flight, this one
+// included, when the engine was last found down.
+func (f *fleet) release(t ticket, outcome vllm.Outcome) (crowd int) {
+	if t.suspect {
+		defer f.suspect(-1)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	t.inFlight--
 	switch outcome {
 	case vllm.OK, vllm.Rejected:
 		f.trouble = time.Time{}
 	case vllm.Down:
 		if t.up && t.epoch == t.member.epoch {
 			t.up = false
-			f.log.Warn("engine is down", zap.String("event", "engine_down"), zap.String("engine", t.Name()))
+			t.crowd = t.inFlight
+			f.log.Warn("engine is down", zap.String("event", "engine_down"), zap.String("engine", t.Name()), zap.Int("in_flight", t.crowd))
 		}
 		if f.trouble.IsZero() {
 			f.trouble = time.Now()
 		}
 	}
+	t.inFlight--
+	if t.suspect {
+		t.suspects--
+	} else if f.ward == t.member {
+		f.wake()
+	}
+	return t.crowd
 }
 
-// missing gives the models of want that no engine has, and what the engines serve. It waits for an
-// engine. "" stands for the engine's own choice; a server without a list is taken to have all.
+// missing gives the models of want that an engine lacks, and what the engines serve. It waits for an engine.
+// As each line goes to any engine, all must have the model. "" stands for the engine's own choice; a server
+// without a list is taken to have all.
 func (f *fleet) missing(ctx context.Context, want []string) (missing, served []string, err error) {
-	t, err := f.acquire(ctx)
+	t, err := f.acquire(ctx, 0)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,19 +288,18 @@ func (f *fleet) missing(ctx context.Context, want []string) (missing, served []s
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, m := range f.members {
-		if m.up && m.models == nil {
-			return nil, nil, nil
+		if !m.up || m.models == nil {
+			continue
 		}
 		served = append(served, m.models...)
-	}
-	slices.Sort(served)
-	served = slices.Compact(served)
-	for _, w := range want {
-		if w != "" && !slices.Contains(served, w) {
-			missing = append(missing, w)
+		for _, w := range want {
+			if w != "" && !slices.Contains(m.models, w) && !slices.Contains(missing, w) {
+				missing = append(missing, w)
+			}
 		}
 	}
-	return missing, served, nil
+	slices.Sort(served)
+	return missing, slices.Compact(served), nil
 }
 
 // describe tells about the engines, for the runner record.

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
-	"spool/runner/vllm"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/lease"
@@ -33,6 +31,8 @@ type fate struct {
 	delay  time.Duration // of actDefer
 	name   string        // for metrics and logs
 }
+
+var handedOver = fate{actHandOver, 0, "handed_over"}
 
 type action int
 
@@ -61,6 +61,9 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 		}
 	})
 	f, err := r.process(working, handOver, j)
+	if err != nil && working.Err() != nil { // there was no time left
+		f, err = handedOver, nil
+	}
 	give()
 	wall.Wait()
 	held.Release()
@@ -79,7 +82,9 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 		r.log.Error("shard failed", zap.String("event", "shard_failed"), zap.String("fate", f.name), zap.Error(err))
 	}
 	r.meter.shards.WithLabelValues(f.name).Inc()
-	if err := f.apply(working, j); err != nil {
+	brief, cancel := outlive(working, lastTimeout)
+	defer cancel()
+	if err := f.apply(brief, j); err != nil {
 		r.log.Warn("message could not be settled: it comes back by itself", zap.String("event", "settle_failed"), zap.String("fate", f.name), zap.Error(err))
 	}
 }
@@ -106,7 +111,7 @@ func (r *Runner) process(ctx, handOver context.Context, j job) (fate, error) {
 	plan, f, err := r.lookUp(ctx, handOver, m)
 	switch {
 	case errors.Is(err, errHandOver):
-		return fate{actHandOver, 0, "handed_over"}, nil
+		return handedOver, nil
 	case errors.Is(err, batch.ErrVersion):
 		r.log.Warn("batch is not for this version", zap.String("event", "batch_unknown"), zap.String("batch_id", m.Batch), zap.Error(err))
 		return fate{actDefer, unknownDelay, "unknown"}, nil
@@ -171,16 +176,21 @@ func (r *Runner) lead(ctx, handOver context.Context, j job, plan *batch.Plan, in
 		return fate{actDefer, failureDelay, "failed"}, err
 	}
 	notes := r.ledgerOf(plan.Batch)
+	notes.held.Add(1)
 	log.Info("shard taken", zap.String("event", "shard_taken"), zap.Int64("gen", l.Gen()), zap.Bool("predecessor_crashed", l.Predecessor().Crashed))
 	err = r.workUnder(leaseCtx, handOver, newShard(shard{
 		cfg: &r.cfg, log: log, window: r.window, plan: plan, index: index, fast: j.fast, fed: j.fed, notes: notes,
+		lease: l, strikes: newStrikes(readNotes(l).Strikes),
 	}))
 	if cause := context.Cause(leaseCtx); err != nil && errors.Is(cause, lease.ErrLost) {
 		err = cause
 	}
 	f, err := r.verdict(ctx, l, err)
-	r.writeRecord(ctx, notes, true)
-	if releaseErr := l.Release(ctx); releaseErr != nil && !errors.Is(releaseErr, lease.ErrLost) {
+	notes.held.Add(-1)
+	r.writeRecord(ctx, notes)
+	brief, cancel := outlive(ctx, lastTimeout)
+	defer cancel()
+	if releaseErr := l.Release(brief); releaseErr != nil && !errors.Is(releaseErr, lease.ErrLost) {
 		log.Warn("lease could not be released: it ends by itself", zap.String("event", "release_failed"), zap.Error(releaseErr))
 	}
 	log.Info("shard left", zap.String("event", "shard_left"), zap.String("fate", f.name))
@@ -189,14 +199,11 @@ func (r *Runner) lead(ctx, handOver context.Context, j job, plan *batch.Plan, in
 
 // workUnder works on the shard and tries to end the batch.
 func (r *Runner) workUnder(ctx, handOver context.Context, s *shard) error {
-	if err := r.checkModels(handOver, s.plan); err != nil {
-		return err
-	}
 	if err := s.work(ctx, handOver); err != nil {
 		return err
 	}
 	s.notes.shardDone()
-	r.writeRecord(ctx, s.notes, false)
+	r.writeRecord(ctx, s.notes)
 	result, err := r.finalize(ctx, handOver, s.plan)
 	if err != nil {
 		return err
@@ -224,21 +231,6 @@ func (r *Runner) finalize(ctx, handOver context.Context, plan *batch.Plan) (*bat
 	return result, nil
 }
 
-// checkModels fails with a causeError if no engine has a model of the batch.
-func (r *Runner) checkModels(ctx context.Context, plan *batch.Plan) error {
-	missing, served, err := r.fleet.missing(ctx, plan.Models)
-	if err != nil {
-		return errHandOver
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	return &causeError{batch.Cause{
-		Code:    vllm.CodeModelNotFound,
-		Message: fmt.Sprintf("no engine serves %s; served are: %s", strings.Join(missing, ", "), strings.Join(served, ", ")),
-	}}
-}
-
 // verdict makes a fate of how the work ended.
 func (r *Runner) verdict(ctx context.Context, l *lease.Lease, err error) (fate, error) {
 	var cause *causeError
@@ -246,7 +238,7 @@ func (r *Runner) verdict(ctx context.Context, l *lease.Lease, err error) (fate, 
 	case err == nil:
 		return fate{actDelete, 0, "done"}, nil
 	case errors.Is(err, errHandOver):
-		return fate{actHandOver, 0, "handed_over"}, nil
+		return handedOver, nil
 	case errors.Is(err, lease.ErrLost):
 		return fate{actLeave, 0, "lease_lost"}, nil
 	case errors.As(err, &cause):
@@ -260,19 +252,8 @@ func (r *Runner) verdict(ctx context.Context, l *lease.Lease, err error) (fate, 
 
 // noteCause leaves the reason in the lease, where the watcher counts them.
 func (r *Runner) noteCause(ctx context.Context, l *lease.Lease, c batch.Cause) error {
-	var notes batch.LeaseNotes
-	if raw := l.Notes(); raw != nil {
-		if err := json.Unmarshal(raw, &notes); err != nil {
-			return fmt.Errorf("read notes of lease: %w", err)
-		}
-	}
 	c.Runner, c.At = r.cfg.Name, time.Now().Unix()
-	notes.Causes = append(notes.Causes, c)
-	raw, err := json.Marshal(notes)
-	if err != nil {
-		return fmt.Errorf("encode notes of lease: %w", err)
-	}
-	return l.SetNotes(ctx, raw)
+	return changeNotes(ctx, l, func(n *batch.LeaseNotes) { n.Causes = append(n.Causes, c) })
 }
 
 // plan reads a plan, or remembers it: a runner often holds several shards of a batch.

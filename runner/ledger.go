@@ -16,9 +16,12 @@ import (
 type ledger struct {
 	retries, resumed, requests, open atomic.Int64
 	segments                         atomic.Int64 // tried, of all shards, so that no name is used twice
+	held                             atomic.Int64 // shards of the batch that the runner holds
 
 	mu  sync.Mutex
 	rec batch.Runner
+
+	writing sync.Mutex // over the request, so that no record replaces a later one
 }
 
 func newLedger(cfg *Config, id string) *ledger {
@@ -42,15 +45,17 @@ func (l *ledger) shardDone() {
 	l.rec.Shards++
 }
 
-// write puts the record; ended says that the runner holds no shard of the batch any more.
-func (l *ledger) write(ctx context.Context, b storage.Bucket, engines []engineInfo, ended bool) error {
+// write puts the record. It says ended when the runner holds no shard of the batch.
+func (l *ledger) write(ctx context.Context, b storage.Bucket, engines []engineInfo) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	l.mu.Lock()
 	rec := l.rec
 	l.mu.Unlock()
 	rec.Retries, rec.Resumed, rec.Requests = l.retries.Load(), l.resumed.Load(), l.requests.Load()
 	rec.Open = l.open.Load()
 	rec.UpdatedAt = time.Now().Unix()
-	if ended {
+	if l.held.Load() == 0 {
 		rec.EndedAt = rec.UpdatedAt
 	}
 	var err error

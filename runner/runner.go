@@ -3,6 +3,8 @@ package runner
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +18,17 @@ import (
 // Grace is how long Run may still write after its context has ended: segments, leases, messages. Spot
 // instances and container platforms give 30 s or more between SIGTERM and SIGKILL, some only 15 s.
 const Grace = 10 * time.Second
+
+// lastTimeout bounds each of the two writes that are made even when the grace is over but for them: the lease
+// is released, and the message settled. They are what spares a successor minutes.
+const lastTimeout = 2 * time.Second
+
+// outlive gives a context that ends d after ctx does.
+func outlive(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	longer, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, end) })
+	return longer, func() { stop(); end() }
+}
 
 // Shards that may be on their way into the window at once. Of the main queue one: the next is received
 // when the last line of the one before is queued. Fast ones are small, and many may come at a time.
@@ -72,9 +85,8 @@ func New(cfg Config) (*Runner, error) {
 func (r *Runner) Run(ctx context.Context) error {
 	stopping, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	working, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	working, endWork := outlive(stopping, Grace-2*lastTimeout)
 	defer endWork()
-	defer context.AfterFunc(stopping, func() { time.AfterFunc(Grace, endWork) })()
 
 	var services errgroup.Group
 	services.Go(func() error { return r.window.run(working) })
@@ -233,7 +245,7 @@ func (r *Runner) untake(id shardID) {
 	delete(r.held, id)
 }
 
-// outcome counts failures in a row, and reports whether there were too many.
+// tooMany counts failures in a row, and reports whether there were too many.
 func (r *Runner) tooMany(failed bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -261,21 +273,18 @@ func (r *Runner) ledgerOf(id string) *ledger {
 func (r *Runner) writeRecords(ctx context.Context) {
 	for pause(ctx, r.cfg.RecordEvery) {
 		r.mu.Lock()
-		open := make([]*ledger, 0, len(r.ledgers))
-		for id := range r.held {
-			if l := r.ledgers[id.batch]; l != nil {
-				open = append(open, l)
-			}
-		}
+		ledgers := slices.Collect(maps.Values(r.ledgers))
 		r.mu.Unlock()
-		for _, l := range open {
-			r.writeRecord(ctx, l, false)
+		for _, l := range ledgers {
+			if l.held.Load() > 0 {
+				r.writeRecord(ctx, l)
+			}
 		}
 	}
 }
 
-func (r *Runner) writeRecord(ctx context.Context, l *ledger, ended bool) {
-	if err := l.write(ctx, r.cfg.Bucket, r.fleet.describe(), ended); err != nil && ctx.Err() == nil {
+func (r *Runner) writeRecord(ctx context.Context, l *ledger) {
+	if err := l.write(ctx, r.cfg.Bucket, r.fleet.describe()); err != nil && ctx.Err() == nil {
 		r.log.Warn("runner record could not be written", zap.String("event", "record_failed"), zap.Error(err))
 	}
 }

@@ -251,7 +251,7 @@ func TestModelThatNoEngineServesSendsTheRunnerAway(t *testing.T) {
 	plan.Models = []string{"other"}
 	w.putJSON(batch.PlanKey(plan.Batch), plan)
 	err := w.run(t.Context(), w.config())
-	if !errors.Is(err, ErrElsewhere) || !strings.Contains(err.Error(), "no engine serves other; served are: m") {
+	if !errors.Is(err, ErrElsewhere) || !strings.Contains(err.Error(), "an engine lacks other; served are: m") {
 		t.Fatalf("run: %v", err)
 	}
 	seen, err := lease.Read(t.Context(), w.store, batch.LeaseKey(plan.Batch, 0))
@@ -277,23 +277,6 @@ func TestEngineThatIsDownTooLongEndsTheRunner(t *testing.T) {
 		t.Fatalf("run: %v, want ErrEngineDown", err)
 	}
 	waitFor(t, func() bool { c, _ := w.main.Counts(t.Context()); return c.Visible == 1 })
-}
-
-func TestEngineDeathCostsNoAttempt(t *testing.T) {
-	w := newWorld(t)
-	w.engine.script = func(w http.ResponseWriter, _ *http.Request, _ string, ask int) bool {
-		if ask <= 6 {
-			w.WriteHeader(500)
-			io.WriteString(w, `{"error":{"message":"EngineCore encountered an issue. See stack trace","type":"InternalServerError","param":null,"code":500}}`)
-			return true
-		}
-		return false
-	}
-	plan := w.batch(2, 10)
-	if err := w.run(t.Context(), w.config()); err != nil {
-		t.Fatal(err)
-	}
-	w.wantAll(plan, 1, 2)
 }
 
 func TestMessagesThatAskForNothingAreDeleted(t *testing.T) {

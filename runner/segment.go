@@ -160,7 +160,7 @@ func (s *shard) lineRange() (first, last int64, some bool) {
 // save writes what was finished since the last time. A failure is no reason to stop: the lines are
 // tried again with the next segment, and a metric and a warning tell.
 func (s *shard) save(ctx context.Context) {
-	err := s.writeSegment(ctx)
+	err := s.writeSegments(ctx)
 	s.window.meter.segment(err)
 	if err != nil {
 		s.log.Warn("segment could not be written: a crash would lose finished lines", zap.String("event", "segment_failed"), zap.Error(err))
@@ -177,11 +177,20 @@ func (s *shard) saveLast(ctx context.Context) {
 	s.save(ctx)
 }
 
-func (s *shard) writeSegment(ctx context.Context) error {
-	taken, size, err := s.unsaved()
-	if err != nil || len(taken) == 0 {
-		return err
+// writeSegments saves all that is not saved, in segments of about a part: memory does not grow with the answers.
+func (s *shard) writeSegments(ctx context.Context) error {
+	for {
+		taken, size, err := s.unsaved(storage.PartSize)
+		if err != nil || len(taken) == 0 {
+			return err
+		}
+		if err := s.writeSegment(ctx, taken, size); err != nil {
+			return err
+		}
 	}
+}
+
+func (s *shard) writeSegment(ctx context.Context, taken []unsavedRefs, size int64) error {
 	buf := bytes.NewBuffer(make([]byte, 0, size))
 	rw, err := batch.NewRecordWriter(buf, batch.RecordHeader{
 		Kind: "segment", Batch: s.plan.Batch, Shard: s.index, Chunk: -1, Runner: s.cfg.Name,
@@ -220,14 +229,14 @@ type unsavedRefs struct {
 }
 
 // unsaved gives what no segment has of the open chunks, in the order of lines, and about the size of a
-// segment of it.
-func (s *shard) unsaved() (list []unsavedRefs, size int64, err error) {
-	for number := s.first; number < s.first+s.size(); number++ {
+// segment of it: not much more than most, and at least one result, if there is any.
+func (s *shard) unsaved(most int64) (list []unsavedRefs, size int64, err error) {
+	for number := s.first; number < s.first+s.size() && size < most; number++ {
 		c := s.chunks[number]
 		if c == nil {
 			continue
 		}
-		refs, err := c.unsaved()
+		refs, err := c.unsaved(most - size)
 		if err != nil {
 			return nil, 0, err
 		}

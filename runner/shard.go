@@ -11,14 +11,17 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"spool/runner/vllm"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/batch/jsonl"
+	"spool/storage/lease"
 )
 
 // shard is the work on one shard under its lease. The goroutine that calls work owns it, but for full
@@ -33,11 +36,13 @@ type shard struct {
 	fast   bool
 	fed    func() // called when all lines are in the window, or none will be
 	notes  *ledger
+	lease  *lease.Lease
 	start  time.Time
 
 	chunks    map[int]*chunk // open ones, by number in the batch
 	committed map[int]bool
 	bad       map[int64]bool // lines of the piece that are not to be asked; nil until loaded
+	strikes   *strikes
 
 	full   chan *chunk // complete ones; never blocks, see newShard
 	stored chan int    // numbers of committed ones; never blocks
@@ -84,14 +89,8 @@ func (s *shard) fail(err error) {
 // what is finished and returns errHandOver.
 func (s *shard) work(ctx, handOver context.Context) error {
 	defer s.closeChunks()
-	stop, err := s.readStop(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.resume(ctx); err != nil {
-		return fmt.Errorf("resume: %w", err)
-	}
-	if stop == nil {
+	stop, err := s.begin(ctx, handOver)
+	if err == nil && stop == nil {
 		stop, err = s.answer(ctx, handOver)
 	}
 	if err != nil {
@@ -103,6 +102,24 @@ func (s *shard) work(ctx, handOver context.Context) error {
 		}
 	}
 	return s.finish(ctx)
+}
+
+// begin finds out what there is to do.
+func (s *shard) begin(ctx, handOver context.Context) (*batch.Stop, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(handOver, cancel)()
+	stop, err := s.readStop(ctx)
+	if err == nil {
+		err = s.resume(ctx)
+	}
+	switch {
+	case err != nil && handOver.Err() != nil:
+		return nil, errHandOver
+	case err != nil:
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	return stop, nil
 }
 
 // answer has every line asked and every chunk committed, unless the batch is stopped.
@@ -153,6 +170,8 @@ func (s *shard) tend(ctx, handOver context.Context, commits *errgroup.Group) (*b
 			}
 		case err := <-s.failed:
 			return nil, err
+		case <-s.strikes.news:
+			s.strikes.write(brief, s.lease, s.log)
 		case <-handOver.Done():
 			return nil, errHandOver
 		case <-ctx.Done():
@@ -193,13 +212,41 @@ func (s *shard) feed(ctx context.Context, chunks []*chunk) error {
 			s.fail(err)
 			return err
 		}
-		for _, t := range tasks {
-			if err := s.window.push(t, s.fast); err != nil {
-				return err // ctx has ended: tend knows why
-			}
+		if err := s.push(ctx, tasks); err != nil {
+			s.fail(err)
+			return err
 		}
 	}
 	return nil
+}
+
+// push puts lines into the window, once there is an engine for them.
+func (s *shard) push(ctx context.Context, tasks []*task) error {
+	if len(tasks) == 0 {
+		return nil
+	}
+	if err := s.checkModels(ctx); err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		t.suspect(s.strikes.of(t.line), s.window.size)
+		if err := s.window.push(t, s.fast); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkModels waits for an engine, and fails with a causeError if one lacks a model of the batch.
+func (s *shard) checkModels(ctx context.Context) error {
+	missing, served, err := s.window.fleet.missing(ctx, s.plan.Models)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	return &causeError{batch.Cause{
+		Code:    vllm.CodeModelNotFound,
+		Message: fmt.Sprintf("an engine lacks %s; served are: %s", strings.Join(missing, ", "), strings.Join(served, ", ")),
+	}}
 }
 
 // load reads the lines of a chunk and gives those without an answer as tasks. If there is none, the

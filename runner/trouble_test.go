@@ -24,7 +24,7 @@ func (w *world) answering(plan *batch.Plan, cfg *Config, notes *ledger) (*shard,
 	w.t.Helper()
 	s := newShard(shard{
 		cfg: cfg, log: zap.NewNop(), window: &window{meter: newMeter(prometheus.NewRegistry(), 1)},
-		plan: plan, fed: func() {}, notes: notes,
+		plan: plan, fed: func() {}, notes: notes, strikes: newStrikes(nil),
 	})
 	c, err := newChunk(s, 0)
 	if err != nil {
@@ -52,16 +52,16 @@ func TestNoSegmentTakesTheNameOfAnother(t *testing.T) {
 
 	s, c := w.answering(plan, &cfg, notes)
 	c.answerFor(1)
-	if err := s.writeSegment(t.Context()); err == nil {
+	if err := s.writeSegments(t.Context()); err == nil {
 		t.Fatal("the reply was not lost")
 	}
 	c.answerFor(2)
-	if err := s.writeSegment(t.Context()); err != nil {
+	if err := s.writeSegments(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s, c = w.answering(plan, &cfg, notes) // the same runner has the shard again
 	c.answerFor(3)
-	if err := s.writeSegment(t.Context()); err != nil {
+	if err := s.writeSegments(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 

@@ -40,6 +40,8 @@ type task struct {
 	first    time.Time // of the first request
 	attempts int       // that count
 	tries    int       // all
+	strikes  int       // engines that died with it in flight
+	group    int       // with how many it may be in flight while it is under suspicion; 0 if it is not
 }
 
 type delayed struct {
@@ -107,16 +109,33 @@ func (w *window) worker(ctx context.Context) {
 		if !ok {
 			return
 		}
-		if t.ctx.Err() != nil {
-			continue // its shard needs it no more
-		}
-		engine, err := w.fleet.acquire(t.ctx) //nolint:contextcheck // a task has its shard's context, not the worker's
+		w.serve(ctx, t) //nolint:contextcheck // a task has its shard's context, not the worker's
+	}
+}
+
+// serve asks for one line, and goes on with it as long as engines go down: the fleet holds it until one is back.
+func (w *window) serve(ctx context.Context, t *task) {
+	for t.ctx.Err() == nil {
+		engine, err := w.fleet.acquire(t.ctx, t.group)
 		if err != nil {
-			continue
+			return // its shard needs it no more
 		}
-		answer, took := w.ask(t, engine) //nolint:contextcheck // likewise
-		w.fleet.release(engine, answer.Outcome)
-		w.settle(ctx, t, answer, took)
+		answer, took := w.ask(t, engine)
+		died := died(t.ctx, engine, answer)
+		if died {
+			answer.Outcome = vllm.Down
+		}
+		crowd := w.fleet.release(engine, answer.Outcome)
+		w.meter.answered(answer, took)
+		if died && t.strike(crowd) {
+			t.chunk.deliver(t, crashed(t, answer), took)
+			return
+		}
+		if answer.Outcome != vllm.Down {
+			w.settle(ctx, t, answer, took)
+			return
+		}
+		w.retried(t)
 	}
 }
 
@@ -137,9 +156,8 @@ func (w *window) ask(t *task, engine ticket) (vllm.Answer, time.Duration) {
 	return answer, time.Since(start)
 }
 
-// settle hands an answer to its chunk, or puts the line back for another try.
+// settle hands an answer of an engine that is up to its chunk, or puts the line back for another try.
 func (w *window) settle(ctx context.Context, t *task, a vllm.Answer, took time.Duration) {
-	w.meter.answered(a, took)
 	switch a.Outcome {
 	case vllm.OK, vllm.Rejected:
 		t.chunk.deliver(t, a, took)
@@ -152,7 +170,7 @@ func (w *window) settle(ctx context.Context, t *task, a vllm.Answer, took time.D
 			return
 		}
 		w.askLater(ctx, t, a)
-	case vllm.Busy, vllm.Aborted, vllm.Down:
+	case vllm.Busy, vllm.Aborted:
 		w.askLater(ctx, t, a)
 	}
 }
@@ -172,20 +190,20 @@ func exhausted(a vllm.Answer, attempts int) vllm.Answer {
 }
 
 func (w *window) askLater(ctx context.Context, t *task, a vllm.Answer) {
-	w.meter.retries.Inc()
-	t.chunk.retried()
+	w.retried(t)
 	select {
 	case w.later <- delayed{task: t, at: time.Now().Add(w.pause(t, a))}:
 	case <-ctx.Done():
 	}
 }
 
-// pause is full jitter over an exponential ceiling, or what the server asks for. An engine that is down
-// needs no pause: the fleet holds the line until it is back.
+func (w *window) retried(t *task) {
+	w.meter.retries.Inc()
+	t.chunk.owner.notes.retries.Add(1)
+}
+
+// pause is full jitter over an exponential ceiling, or what the server asks for.
 func (w *window) pause(t *task, a vllm.Answer) time.Duration {
-	if a.Outcome == vllm.Down {
-		return 0
-	}
 	ceiling := w.retry.Max
 	if n := t.tries - 1; n < 16 {
 		ceiling = min(ceiling, w.retry.Base<<n)

@@ -49,14 +49,22 @@ func newWorld(t *testing.T) *world {
 	wire := httptest.NewServer(server)
 	transport := &http.Transport{}
 	t.Cleanup(func() { transport.CloseIdleConnections(); server.Close(); wire.Close() })
+	w := newWorldAt(t, server, wire.URL, transport)
+	w.engine = newEngine(t)
+	return w
+}
+
+// newWorldAt is a world without engine, whose queues are reached by transport.
+func newWorldAt(t *testing.T, server *sqs.Server, url string, transport http.RoundTripper) *world {
+	t.Helper()
 	client, err := queue.New(t.Context(), queue.Config{
-		Region: sqs.DefaultRegion, Endpoint: wire.URL, HTTPClient: &http.Client{Transport: transport},
+		Region: sqs.DefaultRegion, Endpoint: url, HTTPClient: &http.Client{Transport: transport},
 		Credentials: credentials.NewStaticCredentialsProvider(sqs.DefaultAccessKey, sqs.DefaultSecretKey, ""),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, store: memstore.New(memstore.Options{}), queues: server, engine: newEngine(t)}
+	w := &world{t: t, store: memstore.New(memstore.Options{}), queues: server}
 	w.bucket = w.store
 	for name, q := range map[string]**queue.Queue{queue.FastQueue("p"): &w.fast, queue.PoolQueue("p"): &w.main} {
 		if *q, err = client.Create(t.Context(), name, queue.Attributes{}); err != nil {
@@ -100,16 +108,24 @@ func (w *world) run(ctx context.Context, cfg Config) error {
 // sends the messages. bad are lines of the pieces that turned out bad.
 func (w *world) batch(lines, perChunk int, bad ...int64) *batch.Plan {
 	w.t.Helper()
-	id := batch.Identity{Bucket: "b", Key: inputKey, ETag: w.t.Name(), Size: int64(lines)}.ID()
+	plan := w.planned(inputKey, lines, perChunk, 1, bad...)
+	w.send(plan)
+	return plan
+}
+
+// planned plans a batch whose custom_ids and prompts count from start, and sends nothing.
+func (w *world) planned(key string, lines, perChunk, start int, bad ...int64) *batch.Plan {
+	w.t.Helper()
+	id := batch.Identity{Bucket: "b", Key: key, ETag: w.t.Name(), Size: int64(lines)}.ID()
 	plan := &batch.Plan{
 		V: batch.Version, Batch: id, Verdict: batch.Accepted, Pool: "p", Window: "24h", OnInvalid: "skip",
-		Input:    batch.Input{Bucket: "b", Key: inputKey, LastModified: time.Now().Add(-time.Minute).Unix()},
+		Input:    batch.Input{Bucket: "b", Key: key, LastModified: time.Now().Add(-time.Minute).Unix()},
 		Endpoint: "/v1/chat/completions", Models: []string{"m"}, Folder: "f", Lines: int64(lines), Bad: int64(len(bad)),
 	}
 	var piece []byte
 	for first := 1; first <= lines; first += perChunk {
 		n := min(perChunk, lines-first+1)
-		frame := frameOf(w.t, first, n)
+		frame := frameOf(w.t, first, n, start-1)
 		pc := batch.PlanChunk{Offset: int64(len(piece)), Size: int64(len(frame)), FirstLine: int64(first), Lines: n}
 		for _, b := range bad {
 			if b >= pc.FirstLine && b < pc.FirstLine+int64(n) {
@@ -129,18 +145,22 @@ func (w *world) batch(lines, perChunk int, bad ...int64) *batch.Plan {
 		w.put(batch.BadKey(id, "f"), badLines(w.t, bad))
 	}
 	w.putJSON(batch.PlanKey(id), plan)
-	w.send(plan)
 	return plan
 }
 
-func frameOf(t *testing.T, first, n int) []byte {
+func frameOf(t *testing.T, first, n, shift int) []byte {
 	t.Helper()
 	var plain []byte
 	for i := first; i < first+n; i++ {
 		plain = batch.AppendPieceLine(plain, int64(i), fmt.Appendf(nil,
-			`{"custom_id":"c%d","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[{"role":"user","content":"%d"}]}}`, i, i))
+			`{"custom_id":"c%d", "method":"POST","url":"/v1/chat/completions", "body": %s }`, i+shift, bodyOf(i+shift)))
 	}
 	return compress(t, plain)
+}
+
+// bodyOf is the body of a request, written as no encoder does.
+func bodyOf(line int) string {
+	return fmt.Sprintf("{ \"messages\" : [{\"role\":\"user\",\"content\":\"%d\"}],\t\"model\":\"\\u006d\", \"x\": 1.0000000000000000001 }", line)
 }
 
 func compress(t *testing.T, plain []byte) []byte {
@@ -231,7 +251,7 @@ type outLine struct {
 func (w *world) lines(plan *batch.Plan, name string) []outLine {
 	w.t.Helper()
 	var lines []outLine
-	for text := range strings.Lines(string(w.get(batch.OutDir(inputKey, plan.Batch) + name))) {
+	for text := range strings.Lines(string(w.get(batch.OutDir(plan.Input.Key, plan.Batch) + name))) {
 		var l outLine
 		if err := json.Unmarshal([]byte(text), &l); err != nil {
 			w.t.Fatalf("%s: %v in %q", name, err, text)

@@ -1,0 +1,116 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"spool/runner/vllm"
+	"spool/storage/batch"
+	"spool/storage/lease"
+)
+
+// One request can kill an engine, and all that were in flight with it fail as it does. So each of them gets a
+// strike, and is asked again among other suspects only, a quarter as many as were in flight. Whoever was
+// innocent gets its answer; the others come closer to being alone with each death. 320 lines need five.
+
+// strikesToConvict is how often an engine must have died with a line before the line is to blame, even if it
+// was alone each time: once may be chance.
+const strikesToConvict = 2
+
+// died reports whether e died with the request in flight: it says so, or it broke the connection and is not well
+// since.
+func died(ctx context.Context, e Engine, a vllm.Answer) bool {
+	return a.Died || a.Outcome == vllm.Retry && a.Status == 0 && e.Healthy(ctx) != nil && ctx.Err() == nil
+}
+
+// strike notes that an engine died with t and others in flight, crowd in all, and reports whether t is to blame.
+func (t *task) strike(crowd int) (convicted bool) {
+	t.strikes++
+	t.group = max(1, crowd/4)
+	t.chunk.owner.strikes.add(t.line, t.strikes)
+	return crowd == 1 && t.strikes >= strikesToConvict
+}
+
+// suspect puts a line under the suspicion that its strikes of earlier runners call for.
+func (t *task) suspect(strikes, window int) {
+	if strikes > 0 {
+		t.strikes, t.group = strikes, max(1, window>>(2*min(strikes, 16)))
+	}
+}
+
+// crashed makes a result of the death of an engine.
+func crashed(t *task, a vllm.Answer) vllm.Answer {
+	err := fmt.Errorf("the engine died %d times with this request in flight, the last time with no other", t.strikes)
+	if a.Err != nil {
+		err = fmt.Errorf("%w: %w", err, a.Err)
+	}
+	return vllm.Answer{Outcome: vllm.Rejected, Code: batch.CodeRunnerCrashed, Err: err}
+}
+
+// strikes counts the deaths of engines by line, for the lease. The window's workers add, the shard writes.
+type strikes struct {
+	news chan struct{} // holds one if there are strikes that were not written
+
+	mu     sync.Mutex
+	byLine map[int64]int
+}
+
+func newStrikes(stored map[int64]int) *strikes {
+	s := &strikes{news: make(chan struct{}, 1), byLine: make(map[int64]int)}
+	maps.Copy(s.byLine, stored)
+	return s
+}
+
+func (s *strikes) add(line int64, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byLine[line] = n
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+func (s *strikes) of(line int64) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byLine[line]
+}
+
+// write stores the strikes in the lease, where a successor finds them. A failure is no reason to stop: the
+// lease writes them with its next renewal.
+func (s *strikes) write(ctx context.Context, l *lease.Lease, log *zap.Logger) {
+	s.mu.Lock()
+	now := maps.Clone(s.byLine)
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if err := changeNotes(ctx, l, func(n *batch.LeaseNotes) { n.Strikes = now }); err != nil {
+		log.Warn("strikes could not be written", zap.String("event", "strikes_failed"), zap.Error(err))
+	}
+}
+
+// readNotes gives the notes in a lease, none if they are not readable: then they are of no use to anybody.
+func readNotes(l *lease.Lease) batch.LeaseNotes {
+	var notes batch.LeaseNotes
+	if json.Unmarshal(l.Notes(), &notes) != nil {
+		return batch.LeaseNotes{}
+	}
+	return notes
+}
+
+// changeNotes works on a lease that nobody else of this process changes at the same time.
+func changeNotes(ctx context.Context, l *lease.Lease, change func(*batch.LeaseNotes)) error {
+	notes := readNotes(l)
+	change(&notes)
+	raw, err := json.Marshal(notes)
+	if err != nil {
+		return fmt.Errorf("encode notes of lease: %w", err)
+	}
+	return l.SetNotes(ctx, raw)
+}

@@ -1,0 +1,206 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"spool/runner/vllm"
+	"spool/storage/batch"
+	"spool/storage/lease"
+)
+
+// poison is what kills the engines that get one of its lines, a moment later, with all that is in flight.
+// They are back after half a minute.
+type poison struct {
+	lines []int
+	death *vllm.Answer // what those get that are in flight
+	died  func(deaths int)
+
+	mu     sync.Mutex
+	crowds []map[int]bool // the lines in flight at each death
+}
+
+// feedTo makes e an engine that the poison kills.
+func (p *poison) feedTo(e *wired) {
+	var mu sync.Mutex
+	var back time.Time
+	dead := make(chan struct{})
+	e.down = func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Now().Before(back)
+	}
+	e.do = func(ctx context.Context, line, _ int) *vllm.Answer {
+		mu.Lock()
+		now := dead
+		mu.Unlock()
+		if !slices.Contains(p.lines, line) {
+			select {
+			case <-now:
+				return p.death
+			case <-time.After(time.Second):
+				return nil
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		pause(ctx, time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		if now == dead {
+			p.kill(e)
+			back = time.Now().Add(30 * time.Second)
+			close(dead)
+			dead = make(chan struct{})
+		}
+		return p.death
+	}
+}
+
+func (p *poison) kill(e *wired) {
+	e.mu.Lock()
+	crowd := maps.Clone(e.inFlight)
+	e.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.crowds = append(p.crowds, crowd)
+	if p.died != nil {
+		p.died(len(p.crowds))
+	}
+}
+
+// wantIsolated checks that the crowds became smaller, and were of lines only that had been in the first.
+func (p *poison) wantIsolated(t *testing.T, sizes ...int) {
+	t.Helper()
+	if len(p.crowds) != len(sizes) {
+		t.Fatalf("the engine died %d times, want %d", len(p.crowds), len(sizes))
+	}
+	for i, crowd := range p.crowds {
+		if len(crowd) > sizes[i] {
+			t.Errorf("death %d was of %d lines, want %d at most", i+1, len(crowd), sizes[i])
+		}
+		for line := range crowd {
+			if !p.crowds[0][line] {
+				t.Errorf("line %d was in flight at death %d, not at the first", line, i+1)
+			}
+		}
+	}
+}
+
+// wantCrashed checks that these lines of lines are runner_crashed, and all others answered.
+func (w *world) wantCrashed(plan *batch.Plan, lines int, crashed ...int) {
+	w.t.Helper()
+	for line := 1; line <= lines; line++ {
+		want := "200"
+		if slices.Contains(crashed, line) {
+			want = batch.CodeRunnerCrashed
+		}
+		w.wantEnd(plan, line, want)
+	}
+}
+
+func TestLineThatKillsEnginesIsFoundAndTheOthersAreAnswered(t *testing.T) {
+	for name, death := range map[string]*vllm.Answer{
+		"engine says so": dead(), "connection breaks": failure(vllm.Retry, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world, e *wired) {
+				plan := w.batch(200, 50)
+				p := &poison{lines: []int{50}, death: death}
+				p.feedTo(e)
+				cfg := w.defaults(e)
+				cfg.Slots = 64
+				if err := w.run(t.Context(), cfg); err != nil {
+					t.Fatal(err)
+				}
+				p.wantIsolated(t, 80, 20, 5, 1)
+				w.wantCrashed(plan, 200, 50)
+				for line, n := range e.times {
+					if n > 4 || n > 1 && !p.crowds[0][line] {
+						t.Errorf("line %d was asked %d times", line, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestSeveralLinesThatKillEnginesAreFound(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(100, 50)
+		p := &poison{lines: []int{3, 4, 99}, death: dead()}
+		p.feedTo(e)
+		other := &wired{begun: time.Now()}
+		p.feedTo(other)
+		cfg := w.defaults(e, other)
+		cfg.Slots = 32
+		if err := w.run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		w.wantCrashed(plan, 100, 3, 4, 99)
+	})
+}
+
+func TestSuccessorKnowsTheSuspects(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(100, 50) // one shard
+		ctx, cancel := context.WithCancel(t.Context())
+		p := &poison{lines: []int{50}, death: dead(), died: func(deaths int) {
+			if deaths == 2 {
+				time.AfterFunc(time.Second, cancel)
+			}
+		}}
+		p.feedTo(e)
+		cfg := w.defaults(e)
+		cfg.Slots = 64
+		if err := w.run(ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+		seen, err := lease.Read(t.Context(), w.store, batch.LeaseKey(plan.Batch, 0))
+		var notes batch.LeaseNotes
+		if json.Unmarshal(seen.Record.Notes, &notes) != nil || notes.Strikes[50] != 2 {
+			t.Errorf("lease %+v, %v; want two strikes of line 50", seen, err)
+		}
+		cfg = w.defaults(e)
+		cfg.Slots = 64
+		if err := w.run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		p.wantIsolated(t, 80, 20, 5, 1)
+		w.wantCrashed(plan, 100, 50)
+	})
+}
+
+func TestEngineThatIsNotThereStrikesNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(1, 1)
+		e.do = func(_ context.Context, _, ask int) *vllm.Answer { return unless(ask == 9, failure(vllm.Down, 0)) }
+		if err := w.run(t.Context(), w.defaults(e)); err != nil {
+			t.Fatal(err)
+		}
+		w.wantAll(plan, 1, 1)
+	})
+}
+
+func TestLineIsNotToBlameForOneDeath(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(1, 1)
+		e.do = func(_ context.Context, _, ask int) *vllm.Answer { return unless(ask == 2, dead()) }
+		if err := w.run(t.Context(), w.defaults(e)); err != nil {
+			t.Fatal(err)
+		}
+		w.wantAll(plan, 1, 1)
+	})
+}
+
+// dead is the answer to a request with which the engine died.
+func dead() *vllm.Answer {
+	a := failure(vllm.Down, 500)
+	a.Died = true
+	return a
+}
