@@ -65,7 +65,7 @@ soak: ## Repeat the tests of crashes, kills and races SOAK times (10) under the 
 .PHONY: test-localstack
 test-localstack: ## Run the end-to-end tests against LocalStack 4.12 (installs it: 345 MB, Python 3.11)
 	localstack/localstack.sh setup
-	SPOOL_REQUIRE_ALL=1 $(GO) test -timeout 30m -run LocalStack -v ./localstack/... ./storage/...
+	SPOOL_REQUIRE_ALL=1 $(GO) test -timeout 30m -run LocalStack -v ./localstack/...
 
 .PHONY: test-gpu
 test-gpu: ## Vet and test what the build tag nvml adds (needs a C compiler, no GPU)

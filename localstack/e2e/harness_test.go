@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +35,10 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	// The keys of spool local; the other servers take any. All else is told to each process by its stack.
+	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "spool", "AWS_SECRET_ACCESS_KEY": "spool-local-secret", "AWS_EC2_METADATA_DISABLED": "true"} {
+		os.Setenv(name, value)
+	}
 	spool = filepath.Join(dir, "spool")
 	if out, err := exec.Command("go", "build", "-o", spool, "spool/cmd/spool").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
@@ -55,123 +58,102 @@ func need(t *testing.T, program string) {
 	}
 }
 
-// stack is an S3 and an SQS server with a watcher, and a client of the bucket.
+// stack is an S3 and an SQS server with a watcher, and clients of the bucket and the queues.
 type stack struct {
-	t      *testing.T
-	dir    string
-	env    []string
-	bucket storage.Bucket
-	names  int
+	t       *testing.T
+	dir     string
+	s3, sqs string   // endpoints
+	env     []string // of processes that find both
+	bucket  storage.Bucket
+	queues  *queue.Client
+	names   int
 }
 
-// site is where a stack lives. Tests know nothing else of it.
-type site struct {
-	s3, sqs              string // endpoints
-	accessKey, secretKey string
-	start                func(s *stack) // starts servers and watcher, which may become ready later
-}
-
-// newStack is `spool local` without runners.
+// newStack is `spool local` without runners, for a test that runs beside others.
 func newStack(t *testing.T) *stack {
 	t.Helper()
-	port := freePorts(t)
-	return openStack(t, site{
-		s3: fmt.Sprintf("http://127.0.0.1:%d", port), sqs: fmt.Sprintf("http://127.0.0.1:%d", port+1),
-		accessKey: "spool", secretKey: "spool-local-secret",
-		start: func(s *stack) {
-			s.start("local", "local", "--data", filepath.Join(s.dir, "data"), "--port-base", fmt.Sprint(port), "--runners", "0")
-		},
-	})
+	t.Parallel()
+	s := emptyStack(t)
+	s.local("--runners", "0")
+	return s
 }
 
-func openStack(t *testing.T, at site) *stack {
+// emptyStack has nothing that runs.
+func emptyStack(t *testing.T) *stack {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("end to end")
 	}
-	s := &stack{t: t, dir: t.TempDir()}
-	env := []string{
-		"AWS_ACCESS_KEY_ID=" + at.accessKey, "AWS_SECRET_ACCESS_KEY=" + at.secretKey, "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
-		"AWS_ENDPOINT_URL=" + at.s3, "AWS_ENDPOINT_URL_S3=" + at.s3, "AWS_ENDPOINT_URL_SQS=" + at.sqs, "SPOOL_BUCKET=spool", "AWS_EC2_METADATA_DISABLED=true"}
-	for _, v := range env {
-		name, value, _ := strings.Cut(v, "=")
-		t.Setenv(name, value)
-	}
-	s.env = os.Environ()
-	at.start(s)
-	bucket, err := s3store.New(t.Context(), s3store.Config{Bucket: "spool"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.bucket = storage.WithRetry(bucket, storage.Retry{})
-	s.until("the bucket answers", func() bool {
-		_, err := bucket.Head(t.Context(), "none")
-		return storage.IsNotFound(err)
-	})
-	// A runner that starts before its queues are there ends; the queue of the events is the last one.
-	s.until("the queues are there", func() bool {
-		return s.queueExists(queue.PoolQueue("default")) && s.queueExists(queue.FastQueue("default")) && s.queueExists(queue.EventsQueue)
-	})
-	return s
+	return &stack{t: t, dir: t.TempDir()}
 }
 
-func (s *stack) queueExists(name string) bool {
+// local starts `spool local` on ports that are free, and takes the endpoints from what it says.
+func (s *stack) local(args ...string) *process {
 	s.t.Helper()
-	client, err := queue.New(s.t.Context(), queue.Config{})
+	s.env = os.Environ()
+	p := s.start("local", append([]string{"local", "--data", filepath.Join(s.dir, "data"), "--port-base", "0"}, args...)...)
+	var said []byte
+	s.until("spool local is up", func() bool {
+		said, _ = os.ReadFile(p.log) // it was created before the process
+		return bytes.Contains(said, []byte("AWS_ENDPOINT_URL_SQS="))
+	})
+	endpoint := func(name string) string {
+		_, rest, _ := strings.Cut(string(said), name+"=")
+		return strings.Fields(rest)[0]
+	}
+	s.at(endpoint("AWS_ENDPOINT_URL_S3"), endpoint("AWS_ENDPOINT_URL_SQS"))
+	s.ready()
+	return p
+}
+
+// at says where the servers are.
+func (s *stack) at(s3, sqs string) {
+	s.t.Helper()
+	s.s3, s.sqs = s3, sqs
+	s.env = append(os.Environ(), "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
+		"AWS_ENDPOINT_URL="+s3, "AWS_ENDPOINT_URL_S3="+s3, "AWS_ENDPOINT_URL_SQS="+sqs, "SPOOL_BUCKET=spool")
+	bucket, err := s3store.New(s.t.Context(), s3store.Config{Bucket: "spool", Region: "us-east-1", Endpoint: s3})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	_, err = client.Open(s.t.Context(), name)
-	return err == nil
+	s.bucket = storage.WithRetry(bucket, storage.Retry{})
+	if s.queues, err = queue.New(s.t.Context(), queue.Config{Region: "us-east-1", Endpoint: sqs}); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
-// freePorts finds three free ports in a row.
-func freePorts(t *testing.T) int {
-	t.Helper()
-	for range 50 {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		if allFree(t, port, port+1, port+2) {
-			return port
-		}
+// ready waits for the queues: a runner that starts before they are there ends. That of the events comes last.
+func (s *stack) ready() {
+	s.t.Helper()
+	for _, name := range []string{queue.PoolQueue("default"), queue.FastQueue("default"), queue.EventsQueue} {
+		s.until("there is a queue "+name, func() bool {
+			_, err := s.queues.Open(s.t.Context(), name)
+			return err == nil
+		})
 	}
-	t.Fatal("no three free ports in a row")
-	return 0
 }
 
-func allFree(t *testing.T, ports ...int) bool {
-	for _, p := range ports {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err != nil {
-			return false
-		}
-		l.Close()
-	}
-	return true
-}
+// patience is for what ends in seconds on an idle machine: nothing here asserts speed.
+const patience = 5 * time.Minute
 
 // until waits for something that another process brings about.
 func (s *stack) until(what string, ok func() bool) {
 	s.t.Helper()
-	s.within(2*time.Minute, what, ok)
+	s.within(patience, what, ok)
 }
 
+// within asks again and again, but spends most of the time on waiting: what is waited for needs the processor more.
 func (s *stack) within(limit time.Duration, what string, ok func() bool) {
 	s.t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
+	for begin := time.Now(); ; {
+		asked := time.Now()
+		if ok() {
+			return
+		}
+		if time.Since(begin) > limit {
 			s.t.Fatalf("waited %s in vain until %s", limit, what)
 		}
+		<-time.After(max(20*time.Millisecond, 5*time.Since(asked)))
 	}
 }
 
@@ -187,14 +169,8 @@ type process struct {
 // start runs the binary until the test ends, or the caller ends it.
 func (s *stack) start(name string, args ...string) *process {
 	s.t.Helper()
-	return s.launch(name, spool, args...)
-}
-
-// launch runs any program until the test ends, or the caller ends it.
-func (s *stack) launch(name, program string, args ...string) *process {
-	s.t.Helper()
 	s.names++
-	p := &process{Cmd: exec.Command(program, args...), name: name, done: make(chan struct{})}
+	p := &process{Cmd: exec.Command(spool, args...), name: name, done: make(chan struct{})}
 	p.log = filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", name, s.names))
 	out, err := os.Create(p.log)
 	if err != nil {
@@ -214,8 +190,8 @@ func (s *stack) launch(name, program string, args ...string) *process {
 		p.signal(syscall.SIGTERM)
 		select {
 		case <-p.done:
-		case <-time.After(20 * time.Second):
-			s.t.Errorf("%s did not end 20 s after SIGTERM", name)
+		case <-time.After(patience):
+			s.t.Errorf("%s did not end %s after SIGTERM", name, patience)
 			p.signal(syscall.SIGKILL)
 			<-p.done
 		}
@@ -235,12 +211,12 @@ func (p *process) kill() {
 }
 
 // ended waits for the process and gives its exit code.
-func (p *process) ended(t *testing.T, limit time.Duration) int {
+func (p *process) ended(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(limit):
-		t.Fatalf("%s did not end in %s; last lines:\n%s", p.name, limit, tail(p.log, 40))
+	case <-time.After(patience):
+		t.Fatalf("%s did not end in %s; last lines:\n%s", p.name, patience, tail(p.log, 40))
 	}
 	return p.ProcessState.ExitCode()
 }
@@ -257,7 +233,7 @@ func tail(path string, n int) string {
 // run runs the binary to its end.
 func (s *stack) run(args ...string) (stdout, stderr string, code int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, spool, args...)
 	cmd.Env = s.env
@@ -480,15 +456,4 @@ func wantRight(t *testing.T, sim vllmsim.Config, input []byte, output []outLine)
 	if i != len(output) {
 		t.Fatalf("output has %d lines, the input %d", len(output), i)
 	}
-}
-
-// endpoint is the S3 endpoint, for CLIs that do not read it from the environment.
-func (s *stack) endpoint() string {
-	for _, v := range s.env {
-		if url, ok := strings.CutPrefix(v, "AWS_ENDPOINT_URL_S3="); ok {
-			return url
-		}
-	}
-	s.t.Fatal("no endpoint")
-	return ""
 }

@@ -3,13 +3,12 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"spool/localstack/localtest"
 	"spool/runner/vllm/vllmsim"
 	"spool/storage/batch"
 )
@@ -25,12 +24,11 @@ func TestRunOnTheEmbeddedStack(t *testing.T) {
 }
 
 func TestRunOnMoto(t *testing.T) {
-	need(t, "moto_server") // pip install 'moto[server]'
+	t.Parallel()
 	const noLock = "moto 5.2.1 looks at the condition and writes later, without a lock: sometimes several writers win"
 	s := openJudge(t, judge{
-		account: "123456789012",
-		command: func(port string) []string { return []string{"moto_server", "-H", "127.0.0.1", "-p", port} },
-		watch:   []string{"--allow-weak-store"}, // for the races that wantFit excuses: the watcher asks for them too
+		url: localtest.Moto(t), account: "123456789012",
+		watch: []string{"--allow-weak-store"}, // for the races that wantFit excuses: the watcher asks for them too
 	})
 	dropAndCollect(s)
 	wantFit(s, map[string]string{
@@ -41,14 +39,8 @@ func TestRunOnMoto(t *testing.T) {
 }
 
 func TestRunOnLocalStack(t *testing.T) {
-	if os.Getenv("SPOOL_TEST_LOCALSTACK") != "1" {
-		t.Skip("LocalStack is 345 MB and takes 20 s to start: make test-localstack")
-	}
-	s := openJudge(t, judge{
-		account: "000000000000",
-		command: func(port string) []string { return []string{"../localstack.sh", "run", port} },
-		health:  "/_localstack/health",
-	})
+	t.Parallel()
+	s := openJudge(t, judge{url: localtest.LocalStack(t), account: "000000000000"})
 	dropAndCollect(s)
 	wantFit(s, map[string]string{
 		"store: complete upload if absent, one winner": "LocalStack 4.12 has a lock for PutObject, but none for CompleteMultipartUpload",
@@ -99,17 +91,18 @@ func dropAndCollect(s *stack) {
 // drop uploads with the AWS CLI.
 func (s *stack) drop(path, key string) {
 	s.t.Helper()
-	s.aws("s3", "cp", path, "s3://spool/"+key, "--endpoint-url", s.endpoint())
+	s.aws("s3", "cp", path, "s3://spool/"+key, "--endpoint-url", s.s3)
 }
 
 // collect downloads the results with the AWS CLI, and reads the output.
 func (s *stack) collect(key, id string) []outLine {
 	s.t.Helper()
 	dir := filepath.Join(s.t.TempDir(), "results")
-	s.aws("s3", "cp", "--recursive", "s3://spool/"+batch.OutPrefix+batch.Path(key)+"/", dir, "--endpoint-url", s.endpoint())
+	s.aws("s3", "cp", "--recursive", "s3://spool/"+batch.OutPrefix+batch.Path(key)+"/", dir, "--endpoint-url", s.s3)
 	text, err := os.ReadFile(filepath.Join(dir, id, batch.OutputName))
 	if err != nil {
-		s.t.Fatal(err)
+		fetched, _ := filepath.Glob(filepath.Join(dir, "*", "*"))
+		s.t.Fatalf("%v: fetched were %q, the bucket has %q", err, fetched, s.keys(batch.OutPrefix))
 	}
 	return parseLines(s.t, bytes.NewReader(text))
 }
@@ -139,42 +132,26 @@ func wantFit(s *stack, lacks map[string]string) {
 
 // judge is an independent implementation of S3, SQS and the notifications between them, on one port.
 type judge struct {
-	account string // that its queues belong to
-	command func(port string) []string
-	health  string   // path that answers once it is up
+	url     string
+	account string   // that its queues belong to
 	watch   []string // more arguments for the watcher
 }
 
-// openJudge starts the server and a watcher, and has the bucket's events sent to the queue.
+// openJudge makes a bucket, starts a watcher, and has the bucket's events sent to the queue.
 func openJudge(t *testing.T, j judge) *stack {
 	t.Helper()
-	need(t, "aws")
-	port := fmt.Sprint(freePorts(t))
-	url := "http://127.0.0.1:" + port
 	const early = "in/early.jsonl"
-	s := openStack(t, site{s3: url, sqs: url, accessKey: "test", secretKey: "test", start: func(s *stack) {
-		command := j.command(port)
-		s.launch("server", command[0], command[1:]...)
-		s.until("the server is up", func() bool { return answers(url + j.health) })
-		s.aws("s3", "mb", "s3://spool", "--endpoint-url", url)
-		s.drop(s.write("empty.jsonl"), early)
-		s.start("watch", append([]string{"watch", "--create-queues", "--scan-every", "24h"}, j.watch...)...)
-	}})
+	s := emptyStack(t)
+	s.at(j.url, j.url)
+	s.aws("s3", "mb", "s3://spool", "--endpoint-url", j.url)
+	s.drop(s.write("empty.jsonl"), early)
+	s.start("watch", append([]string{"watch", "--create-queues", "--scan-every", "24h"}, j.watch...)...)
+	s.ready()
 	s.notify(j.account)
 	if found := s.wait(early, 1)[0]; found.Errors == nil || found.Errors.Data[0].Code != batch.CodeEmptyFile {
 		t.Fatalf("batch of a file from before the first scan %+v", found)
 	}
 	return s
-}
-
-// answers reports whether there is anything at url.
-func answers(url string) bool {
-	resp, err := http.Get(url)
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
 }
 
 // notify configures the bucket with the file that an operator on AWS would take.
@@ -186,5 +163,5 @@ func (s *stack) notify(account string) {
 	}
 	path := s.write("notification.json", strings.NewReplacer("${REGION}", "us-east-1", "${ACCOUNT}", account).Replace(string(text)))
 	s.aws("s3api", "put-bucket-notification-configuration", "--bucket", "spool",
-		"--notification-configuration", "file://"+path, "--endpoint-url", s.endpoint())
+		"--notification-configuration", "file://"+path, "--endpoint-url", s.s3)
 }

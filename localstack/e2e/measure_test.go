@@ -29,9 +29,11 @@ import (
 	"spool/storage/batch"
 )
 
-// TestMeasure prints what a run costs, as one table; `make measure` runs it. It fails where a result is wrong, not
-// where a figure is bad: the machine may be busy, so each figure stands beside the load. SPOOL_MEASURE_LINES makes
-// the large file smaller than a million lines.
+// TestMeasure prints what a run costs, as one table. It fails where a result is wrong, not where a figure is bad: the
+// machine may be busy, so each figure stands beside the load. SPOOL_MEASURE_LINES makes the large file smaller than a
+// million lines.
+//
+//	SPOOL_MEASURE=1 go test -run Measure -timeout 2h -v ./localstack/e2e
 func TestMeasure(t *testing.T) {
 	if os.Getenv("SPOOL_MEASURE") == "" {
 		t.Skip("takes minutes: set SPOOL_MEASURE=1")
@@ -82,16 +84,8 @@ type parts struct {
 
 func newParts(t *testing.T) parts {
 	t.Helper()
-	port := freePorts(t)
-	var local *process
-	s := openStack(t, site{
-		s3: fmt.Sprintf("http://127.0.0.1:%d", port), sqs: fmt.Sprintf("http://127.0.0.1:%d", port+1),
-		accessKey: "spool", secretKey: "spool-local-secret",
-		start: func(s *stack) {
-			local = s.start("local", "local", "--data", filepath.Join(s.dir, "data"), "--port-base", fmt.Sprint(port), "--runners", "0")
-		},
-	})
-	pid := local.Process.Pid
+	s := emptyStack(t)
+	pid := s.local("--runners", "0").Process.Pid
 	return parts{stack: s, local: pid, watcher: childOf(t, pid, "watch"), s3: childOf(t, pid, "local-s3")}
 }
 
@@ -154,22 +148,15 @@ func (m *measure) drop(t *testing.T) {
 
 // coldDrop is the same where `spool local` has to start the runner.
 func (m *measure) coldDrop(t *testing.T) {
-	port := freePorts(t)
-	var e *engine
-	s := openStack(t, site{
-		s3: fmt.Sprintf("http://127.0.0.1:%d", port), sqs: fmt.Sprintf("http://127.0.0.1:%d", port+1),
-		accessKey: "spool", secretKey: "spool-local-secret",
-		start: func(s *stack) {
-			e = s.engine("--time-scale", "0")
-			s.start("local", "local", "--data", filepath.Join(s.dir, "data"), "--port-base", fmt.Sprint(port), "--runners", "1", "--idle", "1s", "--engine-url", e.url)
-		},
-	})
+	s := emptyStack(t)
+	e := s.engine("--time-scale", "0")
+	s.local("--runners", "1", "--idle", "1s", "--engine-url", e.url)
 	took := make([]time.Duration, 5)
 	for i := range took {
 		took[i] = s.firstAsked(e, fmt.Sprintf("in/cold/%d.jsonl", i))
 		s.until("the runner has gone", func() bool {
-			log := procFileOf(filepath.Join(s.dir, "data", "logs", fmt.Sprintf("runner-%d.log", i+1)))
-			return strings.Contains(log, "runner_ended")
+			log, _ := os.ReadFile(filepath.Join(s.dir, "data", "logs", fmt.Sprintf("runner-%d.log", i+1)))
+			return bytes.Contains(log, []byte("runner_ended"))
 		})
 	}
 	m.add("drop to first request, runner is started", spread(took), "")
@@ -195,22 +182,8 @@ func (m *measure) manySmallFiles(t *testing.T) {
 	p := newParts(t)
 	e := p.engine("--time-scale", "0")
 	r := p.runner(e, "--idle", "60s")
-	good := []byte(strings.Join(requests("g", 3, 5), "\n"))
-	bad := []byte(`{"custom_id":`)
 	before := cpus(p.watcher, p.s3, p.local, r.Process.Pid)
-	var g errgroup.Group
-	g.SetLimit(16)
-	for i := range 200 {
-		for name, body := range map[string][]byte{"good": good, "bad": bad} {
-			g.Go(func() error {
-				_, err := p.bucket.Put(t.Context(), fmt.Sprintf("in/many/%s-%03d.jsonl", name, i), body, storage.PutOptions{})
-				return err
-			})
-		}
-	}
-	if err := g.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	p.dropMany(200)
 	start := time.Now()
 	var looked time.Time
 	p.within(5*time.Minute, "all 400 have ended", func() bool {
@@ -472,17 +445,6 @@ func (e *engine) counts() vllmsim.Counts {
 	return c
 }
 
-// procFile reads a file of /proc, "" if the process is gone.
-func procFile(name string) string { return procFileOf(filepath.Join("/proc", name)) }
-
-func procFileOf(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	return string(text)
-}
-
 // cpu is the CPU time of a process, in seconds; the kernel counts in hundredths.
 func cpu(pid int) float64 {
 	if pid == os.Getpid() {
@@ -491,8 +453,7 @@ func cpu(pid int) float64 {
 			return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 		}
 	}
-	_, rest, _ := strings.Cut(procFile(fmt.Sprintf("%d/stat", pid)), ") ")
-	fields := strings.Fields(rest)
+	fields := procStat(pid)
 	if len(fields) < 13 {
 		return 0
 	}
@@ -520,15 +481,8 @@ func peakRSS(pid int) float64 {
 // childOf finds the child of a process that runs a command of spool.
 func childOf(t *testing.T, parent int, command string) int {
 	t.Helper()
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, stat := range stats {
-		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
-		_, rest, _ := strings.Cut(procFileOf(stat), ") ")
-		args := strings.Split(procFile(fmt.Sprintf("%d/cmdline", pid)), "\x00")
-		if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(parent) && len(args) > 1 && args[1] == command {
+	for pid, runs := range children(t, parent) {
+		if runs == command {
 			return pid
 		}
 	}
