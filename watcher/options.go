@@ -91,12 +91,21 @@ func (c *Config) readOptions(key string, meta map[string]string) options {
 }
 
 func (o *options) readWindow(v string) {
-	d, err := time.ParseDuration(v)
-	if err != nil || d < minWindow || d > maxWindow {
-		o.bad(metaWindow, "%q is not a time from %s to %s, such as 24h", v, short(minWindow), short(maxWindow))
+	d, err := ParseWindow(v)
+	if err != nil {
+		o.bad(metaWindow, "%v", err)
 		return
 	}
 	o.window = d
+}
+
+// ParseWindow reads the option window of a batch: a time from 10m to 720h.
+func ParseWindow(v string) (time.Duration, error) {
+	d, err := time.ParseDuration(v)
+	if err != nil || d < minWindow || d > maxWindow {
+		return 0, fmt.Errorf("%q is not a time from %s to %s, such as 24h", v, short(minWindow), short(maxWindow))
+	}
+	return d, nil
 }
 
 // readRerun accepts canonical decimals only: 01 must not be another batch than 1.

@@ -14,11 +14,17 @@ const completionFlag = "--generate-bash-completion"
 // argument that is none, and would take the flags behind it for arguments, silently. What starts with
 // "-" and is no flag is an error. "--" stays among the arguments: see splitArgs.
 func arrange(app *cli.App, args []string) ([]string, error) {
-	if len(args) < 2 || args[len(args)-1] == completionFlag {
+	if len(args) < 2 || asksForCompletion(args) {
 		return args, nil
 	}
 	at := commandAt(app, args)
-	if at < 0 || isHelp(args[at]) {
+	if at < 0 {
+		return args, nil
+	}
+	if isHelp(args[at]) {
+		if at+1 < len(args) && app.Command(args[at+1]) == nil {
+			return nil, unknownCommand(app, args[at+1])
+		}
 		return args, nil
 	}
 	cmd := app.Command(args[at])
@@ -35,6 +41,8 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	}
 	return slices.Concat(out, s.arguments, s.rest), nil
 }
+
+func asksForCompletion(args []string) bool { return args[len(args)-1] == completionFlag }
 
 func isHelp(s string) bool { return s == "help" || s == "h" }
 

@@ -42,6 +42,8 @@ func TestWhatLooksLikeAFlagAndIsNoneIsRefused(t *testing.T) {
 		"wait in/a --once":   `unknown flag "--once" of spool wait`, // a flag of another command
 		"wait in/a --bucket": `flag "--bucket" needs a value`,
 		"wiat in/a":          `unknown command "wiat"`,
+		"help wat":           `unknown command "wat"`,
+		"--bogus":            "see spool --help",
 	} {
 		_, stderr, code := newWorld(t).spool(strings.Fields(args)...)
 		if code != exitUsage || !strings.Contains(stderr, want) {
@@ -67,6 +69,29 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 			if len(env) == 0 || env[0] != envName(f.Names()[0]) {
 				t.Errorf("%s --%s: variables %v, want %s first", c.Name, f.Names()[0], env, envName(f.Names()[0]))
 			}
+		}
+	}
+}
+
+func TestValuesThatMakeNoSenseAreRefused(t *testing.T) {
+	for args, want := range map[string]string{
+		"wait in/a --timeout -5s":                   "--timeout -5s: must be more than 0",
+		"wait in/a --timeout 0s":                    "--timeout 0s: must be more than 0",
+		"submit none --timeout -1s":                 "--timeout -1s: must be more than 0",
+		"retry in/a --timeout -1s":                  "--timeout -1s: must be more than 0",
+		"list --limit 0":                            "--limit 0: must be more than 0",
+		"list --state bogus":                        `--state "bogus": want one of waiting, validating,`,
+		"list s3://spool/out/":                      `PREFIX "s3://spool/out/"`,
+		"list s3:///in/":                            `PREFIX "s3:///in/"`,
+		"run --slots 0 --engine-url http://x":       "--slots 0: must be more than 0",
+		"run --idle 0s --engine-url http://x":       "--idle 0s: must be more than 0",
+		"run --lease-ttl -1s --engine-url http://x": "--lease-ttl -1s: must be more than 0",
+		"watch --queue-ahead 0":                     "--queue-ahead 0: must be more than 0",
+		"watch --scan-every 0s":                     "--scan-every 0s: must be more than 0",
+	} {
+		_, stderr, code := newWorld(t).spool(strings.Fields(args)...)
+		if code != exitUsage || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit %d, %s, want %s", args, code, stderr, want)
 		}
 	}
 }

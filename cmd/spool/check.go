@@ -8,7 +8,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"spool/storage"
 	"spool/storage/batch"
 	"spool/watcher"
 )
@@ -62,7 +61,8 @@ func (p *program) checkedInput(c *cli.Context, arg string) (in *input, cleanup f
 		return stdinInput(p.stdin)
 	}
 	_, statErr := os.Stat(arg)
-	isKey := strings.HasPrefix(arg, "s3://") || strings.HasPrefix(arg, batch.InPrefix) && errors.Is(statErr, os.ErrNotExist)
+	like := strings.HasPrefix(arg, batch.InPrefix) || batch.ValidID(arg)
+	isKey := strings.HasPrefix(arg, "s3://") || like && errors.Is(statErr, os.ErrNotExist)
 	if !isKey {
 		in, err = localInput(arg)
 		return in, nothing, err
@@ -71,15 +71,15 @@ func (p *program) checkedInput(c *cli.Context, arg string) (in *input, cleanup f
 	if err != nil {
 		return nil, nil, err
 	}
-	obj, err := r.finder.bucket.Head(c.Context, r.targets[0].key)
-	if storage.IsNotFound(err) {
-		err = failf(exitNoInput, "spool list shows what is there", "no such input: s3://%s/%s", r.store.name, r.targets[0].key)
+	b, err := r.finder.batch(c.Context, r.targets[0])
+	if err == nil && b.input == nil {
+		err = r.finder.noInput(c.Context, b.key)
 	}
 	if err != nil {
 		r.close()
 		return nil, nil, err
 	}
-	return bucketInput(r.store, obj), r.close, nil
+	return bucketInput(r.store, *b.input), r.close, nil
 }
 
 // badLine prints one bad line.

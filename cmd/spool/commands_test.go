@@ -263,7 +263,8 @@ func TestWaitSaysWhenNothingPicksItUp(t *testing.T) {
 			t.Errorf("said before 2 min: %s", stderr)
 		}
 		_, stderr, code := w.spool("wait", "in/a.jsonl", "--timeout", "20m", "--bucket", "spool")
-		if strings.Count(stderr, "nothing has picked it up for 2m0s") != 1 || code != exitTimeout {
+		if strings.Count(stderr, "nothing has picked it up for 2m0s") != 1 || code != exitTimeout ||
+			!strings.Contains(stderr, "spool: in/a.jsonl: not ended within 20m0s\n") {
 			t.Errorf("exit %d: %s", code, stderr)
 		}
 	})

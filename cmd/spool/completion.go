@@ -1,8 +1,6 @@
 package main
 
 import (
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -16,6 +14,11 @@ func (p *program) completionCommand() *cli.Command {
 		Description: "Examples:\n   source <(spool completion bash)\n   spool completion zsh > ~/.zfunc/_spool\n" +
 			"   spool completion fish > ~/.config/fish/completions/spool.fish",
 		Action: p.completion,
+		BashComplete: func(*cli.Context) {
+			for _, shell := range shells() {
+				_ = p.printf("%s\n", shell) // to a shell that has lost interest
+			}
+		},
 	}
 }
 
@@ -29,39 +32,41 @@ func (p *program) completion(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return p.printf("%s", script)
+		// Without this line the names of files stand among those of the commands.
+		return p.printf("%s\ncomplete -c spool -n '__fish_spool_no_subcommand' -f\n", script)
 	}
 	script, ok := completionScripts()[args[0]]
 	if !ok {
-		return usagef("shell %q: want fish, %s", args[0], strings.Join(slices.Sorted(maps.Keys(completionScripts())), " or "))
+		return usagef("shell %q: want one of %s", args[0], strings.Join(shells(), ", "))
 	}
 	return p.printf("%s", script)
 }
+
+func shells() []string { return []string{"bash", "fish", "zsh"} }
 
 // completionScripts ask the program itself, so that they need no change when it does. Where it has
 // nothing to offer, files are completed.
 func completionScripts() map[string]string {
 	return map[string]string{
 		"bash": `_spool() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" words
-  if [[ "$cur" == -* ]]; then
-    words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" "$cur" --generate-bash-completion 2>/dev/null)
-  else
-    words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" --generate-bash-completion 2>/dev/null)
-  fi
+  local cur="${COMP_WORDS[COMP_CWORD]}" asked=() words
+  case "$cur" in
+    --) asked=(-) ;; # all flags; "--" itself would say that none follow
+    -*) asked=("$cur") ;;
+  esac
+  words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" "${asked[@]}" --generate-bash-completion 2>/dev/null)
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -o bashdefault -o default -F _spool spool
 `,
 		"zsh": `#compdef spool
 _spool() {
-  local -a opts
-  local cur=${words[-1]}
-  if [[ "$cur" == -* ]]; then
-    opts=("${(@f)$(${words[@]:0:#words[@]-1} ${cur} --generate-bash-completion 2>/dev/null)}")
-  else
-    opts=("${(@f)$(${words[@]:0:#words[@]-1} --generate-bash-completion 2>/dev/null)}")
-  fi
+  local -a opts asked
+  case "${words[-1]}" in
+    --) asked=(-) ;; # all flags; "--" itself would say that none follow
+    -*) asked=("${words[-1]}") ;;
+  esac
+  opts=("${(@f)$(${words[@]:0:#words[@]-1} ${asked[@]} --generate-bash-completion 2>/dev/null)}")
   if [[ -n "${opts[1]}" ]]; then
     _describe 'values' opts
   else
@@ -69,6 +74,7 @@ _spool() {
   fi
 }
 compdef _spool spool
+[[ "$funcstack[1]" != _spool ]] || _spool "$@" # loaded from fpath by the first question
 `,
 	}
 }

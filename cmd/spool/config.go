@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"spool/runner"
+	"spool/storage/batch"
 	"spool/storage/batch/jsonl"
 	"spool/watcher"
 )
@@ -75,8 +76,45 @@ func (f *fileConfig) read(path string) error {
 	if err := dec.Decode(f); err != nil && !errors.Is(err, io.EOF) {
 		return located(path, err)
 	}
+	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: more than one YAML document", path)
+	}
 	if f.Pools == nil {
 		f.Pools = map[string]poolConfig{}
+	}
+	if err := f.check(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// poolName leaves room in a queue's name, of up to 80 letters, digits, - and _ (SQS, CreateQueue), for what stands
+// around it.
+var poolName = regexp.MustCompile(`^[0-9A-Za-z_-]{1,69}$`)
+
+// check refuses what would never have an effect, or fail later. Limits are checked by who uses them.
+func (f *fileConfig) check() error {
+	owner := map[string]string{} // of a prefix
+	for _, name := range f.names() {
+		p := f.Pools[name]
+		if !poolName.MatchString(name) {
+			return fmt.Errorf("pool %q: a name has up to 69 letters, digits, - and _", name)
+		}
+		if p.ShardChunks < 0 {
+			return fmt.Errorf("pool %q: shard_chunks must not be negative", name)
+		}
+		if r := p.Retry; min(r.Base, r.Max, r.AfterMax, r.Timeout, time.Duration(r.Attempts)) < 0 {
+			return fmt.Errorf("pool %q: values of retry must not be negative", name)
+		}
+		for _, prefix := range p.Prefixes {
+			if !strings.HasPrefix(prefix, batch.InPrefix) {
+				return fmt.Errorf("pool %q: prefix %q: inputs are under %s", name, prefix, batch.InPrefix)
+			}
+			if other, ok := owner[prefix]; ok {
+				return fmt.Errorf("pool %q: prefix %q is that of pool %q already", name, prefix, other)
+			}
+			owner[prefix] = name
+		}
 	}
 	return nil
 }

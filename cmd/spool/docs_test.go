@@ -86,11 +86,14 @@ func flagTable(c *cli.Command) string {
 			continue
 		}
 		names := "`--" + strings.Join(f.Names(), "`, `-") + "`"
-		def := d.GetValue()
-		if def != "" && def != "false" && def != "0s" && def != "0" && d.TakesValue() {
-			def = " (default: `" + strings.Trim(def, `"`) + "`)"
-		} else {
+		def := strings.Trim(d.GetDefaultText(), `"`)
+		switch {
+		case !d.TakesValue() || def == "" || def == "0s" || def == "0":
 			def = ""
+		case def == d.GetValue():
+			def = " (default: `" + def + "`)"
+		default: // in words
+			def = " (default: " + def + ")"
 		}
 		fmt.Fprintf(&s, "| %s | %s%s |\n", names, strings.ReplaceAll(strings.ReplaceAll(d.GetUsage(), "`", ""), "|", "\\|"), def)
 	}

@@ -69,7 +69,7 @@ func (r *doctorReport) addErr(name string, err error, detail string) {
 		return
 	}
 	f := explain(err)
-	r.add(name, checkFail, f.err.Error(), f.hint)
+	r.add(name, checkFail, f.err.Error(), strings.TrimSuffix(f.hint, ": spool doctor")) // which this is
 }
 
 func (p *program) doctor(c *cli.Context) error {

@@ -83,3 +83,15 @@ func TestEveryExitCode(t *testing.T) {
 		})
 	}
 }
+
+// TestAnAbsentBucketIsNoAbsentInput: HEAD answers 404 for both, without a body.
+func TestAnAbsentBucketIsNoAbsentInput(t *testing.T) {
+	for _, args := range []string{"status in/a.jsonl", "wait in/a.jsonl", "check in/a.jsonl", "cancel in/a.jsonl", "retry in/a.jsonl", "results in/a.jsonl"} {
+		w := newWorld(t)
+		w.gone = true
+		_, stderr, code := w.spool(append(strings.Fields(args), "--bucket", bucketName)...)
+		if code != exitUnfit || !strings.Contains(stderr, "check the name of the bucket") {
+			t.Errorf("%s: exit %d, %s", args, code, stderr)
+		}
+	}
+}

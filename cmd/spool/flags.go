@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 )
@@ -49,6 +50,18 @@ func pushgatewayFlag() cli.Flag {
 	return &cli.StringFlag{Name: "pushgateway", Usage: "`URL` of the Pushgateway that takes the metrics (default: none)"}
 }
 
+// positive refuses values of number and duration flags that stand for nothing: packages take 0 for their default.
+func positive(c *cli.Context, flags ...string) error {
+	for _, name := range flags {
+		n, isInt := c.Value(name).(int)
+		d, isTime := c.Value(name).(time.Duration)
+		if isInt && n <= 0 || isTime && d <= 0 {
+			return usagef("--%s %v: must be more than 0", name, c.Value(name))
+		}
+	}
+	return nil
+}
+
 // envName is the variable of a flag.
 func envName(flag string) string {
 	return "SPOOL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -63,6 +76,7 @@ func withEnv(flags []cli.Flag) []cli.Flag {
 			f.EnvVars = append(env, f.EnvVars...)
 		case *cli.BoolFlag:
 			f.EnvVars = append(env, f.EnvVars...)
+			f.DisableDefaultText = true
 		case *cli.IntFlag:
 			f.EnvVars = append(env, f.EnvVars...)
 		case *cli.Float64Flag:

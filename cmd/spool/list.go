@@ -37,7 +37,18 @@ func (p *program) list(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	bucket, prefix := listPrefix(append(args, "")[0])
+	bucket, prefix, err := listPrefix(append(args, "")[0])
+	if err != nil {
+		return err
+	}
+	if err := positive(c, "limit"); err != nil {
+		return err
+	}
+	for _, s := range c.StringSlice("state") {
+		if !slices.Contains(states(), s) {
+			return usagef("--state %q: want one of %s", s, strings.Join(states(), ", "))
+		}
+	}
 	log, closeLog, err := p.userLog(c)
 	if err != nil {
 		return err
@@ -66,14 +77,18 @@ func (p *program) list(c *cli.Context) error {
 }
 
 // listPrefix reads PREFIX.
-func listPrefix(s string) (bucket, prefix string) {
-	if rest, ok := strings.CutPrefix(s, "s3://"); ok {
+func listPrefix(s string) (bucket, prefix string, err error) {
+	rest, isURL := strings.CutPrefix(s, "s3://")
+	if isURL {
 		bucket, s, _ = strings.Cut(rest, "/")
 	}
-	if !strings.HasPrefix(s, batch.InPrefix) {
+	switch {
+	case isURL && (bucket == "" || s != "" && !strings.HasPrefix(s, batch.InPrefix)):
+		return "", "", usagef("PREFIX %q: want s3://BUCKET/in/…", "s3://"+rest)
+	case !strings.HasPrefix(s, batch.InPrefix):
 		s = batch.InPrefix + s
 	}
-	return bucket, s
+	return bucket, s, nil
 }
 
 // inputKeys gives the keys of inputs, without wishes to cancel and folders; more says that there are others.

@@ -76,6 +76,9 @@ func (p *program) local(c *cli.Context) (err error) {
 	if len(args) > 0 {
 		return usagef("argument %q: a command goes behind --: spool local -- CMD ARGS", args[0])
 	}
+	if err := positive(c, "slots", "idle"); err != nil {
+		return err
+	}
 	l, err := p.newLocal(c)
 	if err != nil {
 		return err

@@ -92,7 +92,7 @@ func (f *finder) withoutInput(ctx context.Context, key string) (*found, error) {
 	var s batch.Status
 	_, err := f.json(ctx, batch.StatusKey(key, ""), &s)
 	if storage.IsNotFound(err) {
-		return nil, failf(exitNoInput, "spool list shows what is there", "no such input: s3://%s/%s", f.name, key)
+		return nil, f.noInput(ctx, key)
 	}
 	if err != nil {
 		return nil, err
@@ -100,6 +100,15 @@ func (f *finder) withoutInput(ctx context.Context, key string) (*found, error) {
 	b := &found{id: s.Batch, key: key, status: &s}
 	_, err = f.loadObject(ctx, b)
 	return b, err
+}
+
+// noInput is the error for a key that HEAD does not find, which has no body and so does not tell an absent key from an
+// absent bucket: a listing does.
+func (f *finder) noInput(ctx context.Context, key string) error {
+	if _, err := firstKey(ctx, f.bucket, key); err != nil {
+		return err
+	}
+	return failf(exitNoInput, "spool list shows what is there", "no such input: s3://%s/%s", f.name, key)
 }
 
 // byID finds a batch by its plan.

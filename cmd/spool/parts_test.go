@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -60,12 +61,18 @@ pools:
 
 func TestConfigurationRefusesWhatItDoesNotKnow(t *testing.T) {
 	for text, want := range map[string]string{
-		"pools:\n  big:\n    prefixs: [x]\n":         `:3: unknown key "prefixs"`,
-		"pool: {}\n":                                 `:1: unknown key "pool"`,
-		"pools:\n  big:\n    shard_chunks: many\n":   `:3: cannot unmarshal`,
-		"pools:\n  big: {retry: {base: soon}}\n":     `:2: `,
-		"pools: [\n":                                 `:`,
-		"pools:\n  a: {b: 1}\n  c:\n    d: {e: 2}\n": `:4: unknown key "d"`,
+		"pools:\n  big:\n    prefixs: [x]\n":                      `:3: unknown key "prefixs"`,
+		"pool: {}\n":                                              `:1: unknown key "pool"`,
+		"pools:\n  big:\n    shard_chunks: many\n":                `:3: cannot unmarshal`,
+		"pools:\n  big: {retry: {base: soon}}\n":                  `:2: `,
+		"pools: [\n":                                              `:`,
+		"pools: {a: {}}\n---\npools: {b: {}}\n":                   ": more than one YAML document",
+		"pools: {a b: {}}\n":                                      `: pool "a b": a name has up to 69`,
+		"pools: {a: {shard_chunks: -1}}\n":                        `: pool "a": shard_chunks must not`,
+		"pools: {a: {retry: {attempts: -1}}}\n":                   `: pool "a": values of retry`,
+		"pools: {a: {prefixes: [big/]}}\n":                        `: pool "a": prefix "big/": inputs are under in/`,
+		"pools: {a: {prefixes: [in/x]}, b: {prefixes: [in/x]}}\n": `: pool "b": prefix "in/x" is that of pool "a" already`,
+		"pools:\n  a: {b: 1}\n  c:\n    d: {e: 2}\n":              `:4: unknown key "d"`,
 	} {
 		_, path, err := configured(t, text)
 		if err == nil || !strings.Contains(err.Error(), path+want) || explain(err).code != exitUsage {
@@ -171,9 +178,9 @@ func TestCompletionScripts(t *testing.T) {
 		if !strings.Contains(script, want) {
 			t.Errorf("%s: %s", shell, script)
 		}
-		path, err := exec.LookPath(shell)
-		if err != nil {
-			continue // its syntax is checked where the shell is
+		path := needShell(t, shell)
+		if path == "" {
+			continue
 		}
 		if out, err := exec.Command(path, "-n", w.file(filepath.Base(shell), script)).CombinedOutput(); err != nil {
 			t.Errorf("%s -n: %v\n%s", shell, err, out)
@@ -182,19 +189,62 @@ func TestCompletionScripts(t *testing.T) {
 	w.want(exitUsage, "completion", "tcsh")
 }
 
-func TestBashCompletes(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip("bash is not installed")
+// needShell finds a shell; "" if it is not installed, and need not be.
+func needShell(t *testing.T, shell string) string {
+	t.Helper()
+	path, err := exec.LookPath(shell)
+	if err != nil && os.Getenv("SPOOL_REQUIRE_ALL") == "1" {
+		t.Errorf("SPOOL_REQUIRE_ALL=1: %v", err)
 	}
-	w := newWorld(t)
-	for line, want := range map[string]string{"spool su": "submit", "spool v": "version", "spool wait --time": "--timeout"} {
-		words := strings.Fields(line)
-		script := w.want(exitOK, "completion", "bash") + "\nCOMP_WORDS=(" + line + "); COMP_CWORD=" +
-			string(rune('0'+len(words)-1)) + "; _spool; echo ${COMPREPLY[@]}"
-		out, err := exec.Command(bash, "-c", script).CombinedOutput()
-		if err != nil || strings.TrimSpace(string(out)) != want {
-			t.Errorf("%s: %q %v, want %s", line, out, err, want)
+	return path
+}
+
+// completers are scripts that print what a shell offers for the words in its arguments, the last of which is unfinished.
+var completers = map[string]string{
+	"bash": `source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _spool; printf '%s\n' "${COMPREPLY[@]}"`,
+	// As compinit would load it from fpath, with the first question.
+	"zsh": `compdef() { }; _describe() { print -l -- "${(@M)opts:#${words[-1]}*}" }; _files() { }
+		fpath=($1:h); autoload -U $1:t; shift; words=("$@"); _spool`,
+	"fish": `source $argv[1]; complete -C "$argv[2..-1]" | string replace -r '\t.*' ''`,
+}
+
+func TestShellsComplete(t *testing.T) {
+	questions := []struct{ line, want string }{
+		{"spool su", "submit"},
+		{"spool v", "version"},
+		{"spool wait --time", "--timeout"},
+		{"spool wait in/a --time", "--timeout"},
+		{"spool version --j", "--json"},
+		{"spool completion z", "zsh"},
+		{"spool watch --", "all flags"},
+		{"spool check none", ""},                // a file's turn: no command that the program itself has
+		{"spool check ", ""},                    // not even help
+		{"spool local --port-base 0 -- su", ""}, // CMD's turn: asking must not start the stack
+	}
+	for shell, script := range completers {
+		path := needShell(t, shell)
+		if path == "" {
+			continue
+		}
+		w := newWorld(t)
+		file := w.file("_spool", w.want(exitOK, "completion", shell))
+		for _, q := range questions {
+			if shell == "fish" && (q.want == "" || q.want == "zsh") {
+				continue // it offers files too, and its script asks nobody
+			}
+			args := append([]string{"-c", script, file}, strings.Split(q.line, " ")...)
+			if shell == "zsh" {
+				args = append([]string{"-f", "-c", script, "zsh", file}, strings.Split(q.line, " ")...)
+			}
+			out, err := exec.Command(path, args...).CombinedOutput()
+			got := strings.TrimSpace(string(out))
+			if q.want == "all flags" {
+				if !strings.Contains(got, "--once") || !strings.Contains(got, "--bucket") {
+					t.Errorf("%s: %s: %q lacks flags", shell, q.line, got)
+				}
+			} else if err != nil || got != q.want {
+				t.Errorf("%s: %s: %q %v, want %s", shell, q.line, got, err, q.want)
+			}
 		}
 	}
 }

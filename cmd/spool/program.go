@@ -25,6 +25,9 @@ type program struct {
 
 func (p *program) main(ctx context.Context, args []string) exitCode {
 	app := p.app()
+	if asksForCompletion(args) && slices.Contains(args, "--") {
+		return exitOK // behind "--", urfave/cli takes the question for an argument, and would run the command
+	}
 	args, err := arrange(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, args)
@@ -71,7 +74,7 @@ func (p *program) app() *cli.App {
 		Description: appDescription,
 		Version:     version(),
 		HideVersion: true,
-		Flags:       []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "print the version"}},
+		Flags:       []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true}},
 		Commands: slices.Concat(
 			[]*cli.Command{p.checkCommand(), p.submitCommand(), p.waitCommand(), p.statusCommand(), p.listCommand(),
 				p.resultsCommand(), p.retryCommand(), p.cancelCommand()},
@@ -88,6 +91,7 @@ func (p *program) app() *cli.App {
 	for _, c := range app.Commands {
 		c.Flags = withEnv(append(c.Flags, logFlags()...))
 		c.OnUsageError = onUsageError
+		c.HideHelpCommand = true // spool help CMD is enough, and shells would offer it as an argument of each command
 	}
 	return app
 }
@@ -110,7 +114,7 @@ func (p *program) withoutCommand(c *cli.Context) error {
 
 func onUsageError(c *cli.Context, err error, _ bool) error {
 	hint := "see spool --help"
-	if c.Command != nil && c.Command.Name != "" {
+	if c.Command != nil && c.Command.Name != c.App.Name {
 		hint = "see spool " + c.Command.Name + " --help"
 	}
 	return failf(exitUsage, hint, "%w", err)

@@ -38,6 +38,9 @@ func (p *program) retryCommand() *cli.Command {
 }
 
 func (p *program) retry(c *cli.Context) error {
+	if err := waitable(c); err != nil {
+		return err
+	}
 	r, err := p.openKeys(c, 1, 1)
 	if err != nil {
 		return err

@@ -50,6 +50,9 @@ func (p *program) run(c *cli.Context) (err error) {
 	if _, err := exactArgs(c, 0, 0); err != nil {
 		return err
 	}
+	if err := positive(c, "slots", "idle", "lease-ttl"); err != nil {
+		return err
+	}
 	name := instanceName("r")
 	log, closeLog, err := p.logTo(c, p.stdout, monitoring.Options{Component: "runner"})
 	if err != nil {

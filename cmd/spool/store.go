@@ -51,7 +51,7 @@ func connect(ctx context.Context, cfg storeConfig) (*store, error) {
 	}}
 	d, err := openDriver(ctx, cfg, retry)
 	if err != nil {
-		return nil, failf(exitUsage, "", "open bucket %q: %w", cfg.bucket, err)
+		return nil, failf(exitUsage, "check --region, --s3-endpoint and the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID)", "open bucket %q: %w", cfg.bucket, err)
 	}
 	return &store{Bucket: storage.WithRetry(d, retry), Deleter: storage.WithRetryDeleter(d, retry), name: cfg.bucket}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,6 +20,7 @@ import (
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/batch/jsonl"
+	"spool/watcher"
 )
 
 // metaSHA256 is the metadata key of an upload's checksum, by which the same bytes are known again where ETags
@@ -59,6 +61,7 @@ type submission struct {
 	meta   map[string]string
 	sha256 string
 	md5    string
+	moot   []string // options that the batch of the same bytes does not have
 }
 
 // submitted is the result of spool submit.
@@ -73,6 +76,9 @@ type submitted struct {
 }
 
 func (p *program) submit(c *cli.Context) error {
+	if err := waitable(c); err != nil {
+		return err
+	}
 	s, bucket, cleanup, err := p.newSubmission(c)
 	if err != nil {
 		return err
@@ -100,6 +106,9 @@ func (p *program) submit(c *cli.Context) error {
 	f := &finder{bucket: userBucket{st.Bucket}, name: st.name}
 	if result.Uploaded, err = s.put(c.Context, f, c.Bool("replace")); err != nil {
 		return err
+	}
+	if len(s.moot) > 0 {
+		p.sayf("%s is of the upload that is there: another --rerun takes yours", strings.Join(s.moot, ", "))
 	}
 	b, err := f.batch(c.Context, target{key: s.key})
 	if err != nil {
@@ -164,18 +173,33 @@ func (p *program) newSubmission(c *cli.Context) (s *submission, bucket string, c
 	return s, t.bucket, cleanup, nil
 }
 
+// submitOptions are the options of a batch that have a flag.
+func submitOptions() []string { return []string{"pool", "on-invalid", "window", "rerun"} }
+
+// metadataPair is what can travel as a header of HTTP, which S3 makes of metadata.
+var metadataPair = regexp.MustCompile(`^([0-9A-Za-z_.-]+)=([ -~]*)$`)
+
 func submitMetadata(c *cli.Context) (map[string]string, error) {
 	meta := map[string]string{}
 	for _, kv := range c.StringSlice("metadata") {
-		k, v, ok := strings.Cut(kv, "=")
-		if !ok || k == "" {
-			return nil, usagef("metadata %q: want KEY=VALUE", kv)
+		pair := metadataPair.FindStringSubmatch(kv)
+		if pair == nil {
+			return nil, usagef("--metadata %q: want KEY=VALUE, of letters, digits and -_. the key, of printable ASCII the value", kv)
 		}
-		meta[strings.ToLower(k)] = v
+		k := strings.ToLower(pair[1])
+		if k == metaSHA256 || k == storage.PutIDKey {
+			return nil, usagef("--metadata %q: spool sets %s itself", kv, k)
+		}
+		meta[k] = pair[2]
 	}
-	for _, name := range []string{"pool", "on-invalid", "window", "rerun"} {
+	for _, name := range submitOptions() {
 		if v := c.String(name); v != "" {
 			meta[name] = v
+		}
+	}
+	if v, ok := meta["window"]; ok {
+		if _, err := watcher.ParseWindow(v); err != nil {
+			return nil, usagef("--window: %w", err)
 		}
 	}
 	if v := meta["on-invalid"]; v != "" && v != "fail" && v != "skip" {
@@ -258,6 +282,7 @@ func (s *submission) put(ctx context.Context, f *finder, replace bool) (uploaded
 	if same {
 		stands, err := s.stands(ctx, f, have)
 		if err != nil || stands {
+			s.moot = differ(have.Metadata, s.meta)
 			return false, err
 		}
 	}
@@ -295,7 +320,12 @@ func (s *submission) same(ctx context.Context, f *finder, have storage.Object) (
 	return hex.EncodeToString(sum.Sum(nil)) == s.sha256, nil
 }
 
-// stands reports whether the batch of the same bytes is the one that is asked for: with the same options, and
+// differ gives the options that do not make another batch, and have other values.
+func differ(have, want map[string]string) []string {
+	return slices.DeleteFunc(submitOptions(), func(o string) bool { return o == "rerun" || have[o] == want[o] })
+}
+
+// stands reports whether the batch of the same bytes is the one that is asked for: with the same rerun number, and
 // not over without success.
 func (s *submission) stands(ctx context.Context, f *finder, have storage.Object) (bool, error) {
 	if rerun(have.Metadata) != rerun(s.meta) {

@@ -56,6 +56,11 @@ func TestCheckReadsFilesKeysAndStandardInput(t *testing.T) {
 	w.want(exitOK, "check", w.file("good.jsonl.gz", gzipped(t, good)))
 	w.want(exitOK, "check", "in/a.jsonl", "--bucket", "spool")
 	w.want(exitOK, "check", "s3://spool/in/a.jsonl")
+	obj := w.put("in/b.jsonl", good, nil)
+	id := uploadID(bucketName, obj, 0)
+	w.want(exitNoInput, "check", id, "--bucket", "spool") // it has no plan
+	w.putJSON(batch.PlanKey(id), &batch.Plan{V: 1, Batch: id, Input: batch.Input{Key: obj.Key, ETag: obj.ETag}})
+	w.want(exitOK, "check", id, "--bucket", "spool")
 	for _, text := range []string{good, gzipped(t, good), zstded(t, good)} {
 		w.stdin = text
 		w.want(exitOK, "check", "-")
@@ -133,6 +138,21 @@ func TestSubmitKnowsTheSameBytesWithoutItsChecksum(t *testing.T) {
 	}
 }
 
+func TestSubmitSaysWhichOptionsOfTheSameBytesAreMoot(t *testing.T) {
+	w := newWorld(t)
+	path := w.file("p.jsonl", goodLines(2))
+	w.want(exitOK, "submit", path, "--window", "6h", "--pool", "big", "--bucket", "spool")
+	for args, want := range map[string]string{
+		"--window 6h --pool big": "",
+		"--window 7h":            "pool, window is of the upload that is there: another --rerun takes yours\n",
+	} {
+		_, stderr, _ := w.spool(append([]string{"submit", path, "--bucket", "spool"}, strings.Fields(args)...)...)
+		if got, _, _ := strings.Cut(stderr, "the same bytes"); got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
+	}
+}
+
 func TestSubmitRefusesToReplaceOtherBytes(t *testing.T) {
 	w := newWorld(t)
 	w.upload("in/p.jsonl", 1, nil)
@@ -185,6 +205,12 @@ func TestSubmitValidatesFirst(t *testing.T) {
 	w.want(exitOK, "submit", path, "in/unchecked.jsonl", "--no-check", "--bucket", "spool")
 	w.want(exitUsage, "submit", path, "--on-invalid", "skp", "--bucket", "spool")
 	w.want(exitUsage, "submit", path, "--rerun", "01", "--bucket", "spool")
+	for _, window := range []string{"9m", "721h", "soon"} {
+		w.want(exitUsage, "submit", path, "--window", window, "--no-check", "--bucket", "spool")
+	}
+	for _, pair := range []string{"x", "=x", "ü=x", "a b=x", "a=ü", "sha256=0", "PutID=0"} {
+		w.want(exitUsage, "submit", path, "--metadata", pair, "--no-check", "--bucket", "spool")
+	}
 	w.want(exitUsage, "submit", "-", "--bucket", "spool")
 	w.want(exitUsage, "submit", path)
 }

@@ -13,6 +13,11 @@ import (
 // Waiting is the state of an upload of which no watcher has said anything yet.
 const stateWaiting = "waiting"
 
+// states are all that a view can be in, in the order in which a batch passes them.
+func states() []string {
+	return []string{stateWaiting, "validating", "in_progress", "finalizing", batch.Completed, batch.Failed, batch.Cancelled, batch.Expired}
+}
+
 // view is a batch as the commands for users show it; its JSON is documented in docs/CLI.md.
 type view struct {
 	Batch        string              `json:"batch"`

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -22,7 +23,15 @@ const (
 )
 
 func waitFlags() []cli.Flag {
-	return []cli.Flag{&cli.DurationFlag{Name: "timeout", Usage: "wait no longer than `TIME`, then exit 7 (default: for ever)"}}
+	return []cli.Flag{&cli.DurationFlag{Name: "timeout", DefaultText: "for ever", Usage: "wait no longer than `TIME`, then exit 7"}}
+}
+
+// waitable refuses a --timeout that leaves no time.
+func waitable(c *cli.Context) error {
+	if !c.IsSet("timeout") {
+		return nil
+	}
+	return positive(c, "timeout")
 }
 
 func (p *program) waitCommand() *cli.Command {
@@ -41,6 +50,9 @@ func (p *program) waitCommand() *cli.Command {
 }
 
 func (p *program) wait(c *cli.Context) error {
+	if err := waitable(c); err != nil {
+		return err
+	}
 	r, err := p.openKeys(c, 1, -1)
 	if err != nil {
 		return err
@@ -69,7 +81,7 @@ func (p *program) newWaiter(c *cli.Context, f *finder, batches int) *waiter {
 // waitFor waits for all targets, prints what became of them, and returns the first that did not end well.
 func (p *program) waitFor(c *cli.Context, w *waiter, targets []target) error {
 	ctx := c.Context
-	if d := c.Duration("timeout"); d > 0 {
+	if d := c.Duration("timeout"); c.IsSet("timeout") {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, d, failf(exitTimeout, "spool status shows how far it is", "not ended within %s", d))
 		defer cancel()
@@ -79,7 +91,9 @@ func (p *program) waitFor(c *cli.Context, w *waiter, targets []target) error {
 	var group errgroup.Group
 	for i, t := range targets {
 		group.Go(func() error {
-			views[i], errs[i] = w.wait(ctx, t)
+			if views[i], errs[i] = w.wait(ctx, t); errs[i] != nil && explain(errs[i]).code == exitTimeout {
+				errs[i] = fmt.Errorf("%s: %w", t, errs[i])
+			}
 			return nil
 		})
 	}
@@ -166,7 +180,7 @@ func (w *waiter) pin(ctx context.Context, t target) (*found, error) {
 	}
 	in, err := w.finder.bucket.Head(ctx, t.key)
 	if storage.IsNotFound(err) {
-		return nil, failf(exitNoInput, "spool list shows what is there", "no such input: s3://%s/%s", w.finder.name, t.key)
+		return nil, w.finder.noInput(ctx, t.key)
 	}
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"spool/monitoring"
+	"spool/storage/batch"
 	"spool/storage/finalize"
 	"spool/storage/queue"
 	"spool/watcher"
@@ -41,6 +42,9 @@ func (p *program) watchCommand() *cli.Command {
 
 func (p *program) watch(c *cli.Context) (err error) {
 	if _, err := exactArgs(c, 0, 0); err != nil {
+		return err
+	}
+	if err := positive(c, "queue-ahead", "scan-every"); err != nil {
 		return err
 	}
 	name := instanceName("w")
@@ -90,6 +94,9 @@ func (p *program) newWatcher(c *cli.Context, opt watchOptions) (*watcher.Watcher
 	s, err := p.openStore(c, "", opt.log)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := firstKey(c.Context, s, batch.InPrefix); err != nil {
+		return nil, err // that of the probe would be about each of its parts
 	}
 	queues, err := openQueues(c)
 	if err != nil {

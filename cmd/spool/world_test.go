@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,7 @@ type world struct {
 	t      *testing.T
 	store  *memstore.Store
 	denied func(op, key string) bool // what the credentials may not do; nil: nothing
+	gone   bool                      // there is no such bucket
 	stdin  string
 }
 
@@ -180,6 +182,16 @@ func (b roleBucket) deny(op, key string) error {
 		return &storage.Error{Op: op, Key: key, Kind: storage.KindDenied}
 	}
 	return nil
+}
+
+// List tells an absent bucket from an empty one, as HEAD cannot.
+func (b roleBucket) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
+	if b.w.gone {
+		return func(yield func(storage.Object, error) bool) {
+			yield(storage.Object{}, &storage.Error{Op: "list", Key: prefix, Kind: storage.KindNotFound})
+		}
+	}
+	return b.Store.List(ctx, prefix, after)
 }
 
 func (b roleBucket) Get(ctx context.Context, key string, opt storage.GetOptions) (io.ReadCloser, storage.Object, error) {

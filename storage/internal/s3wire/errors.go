@@ -67,7 +67,7 @@ func (f Failure) kind() storage.Kind {
 }
 
 // kindOfCode knows the codes that say more than their status, and those that come with HTTP 200. Source:
-// Amazon S3 API Reference, "Error responses"; ObjectParentIsFile is versitygw's, SlowDownRead MinIO's.
+// Amazon S3 API Reference, "Error responses"; ObjectParentIsFile and XAdminUserNotFound are versitygw's, SlowDownRead MinIO's.
 func kindOfCode(code string) (storage.Kind, bool) {
 	switch code {
 	case "NoSuchUpload": // never was, or was completed by a try whose reply was lost
@@ -80,7 +80,8 @@ func kindOfCode(code string) (storage.Kind, bool) {
 		return storage.KindConflict, true
 	case "ObjectParentIsFile", "NotImplemented": // 409 and 501, but for good
 		return storage.KindInvalid, true
-	case "AccessDenied", "ExpiredToken", "InvalidToken", "TokenRefreshRequired": // 403, and 400
+	case "AccessDenied", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", // 403, and 400
+		"XAdminUserNotFound": // 404: an access key that versitygw does not know
 		return storage.KindDenied, true
 	case "RequestTimeout", "IncompleteBody", "BadDigest", // 400, but damage on the way
 		"InternalError", "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite",

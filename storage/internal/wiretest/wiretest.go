@@ -99,6 +99,7 @@ func kinds(t *testing.T, open func(*testing.T, string) Bucket) {
 		{409, "ConditionalRequestConflict", storage.KindConflict},
 		{409, "OperationAborted", storage.KindConflict},
 		{409, "ObjectParentIsFile", storage.KindInvalid},
+		{404, "XAdminUserNotFound", storage.KindDenied},
 		{403, "AccessDenied", storage.KindDenied},
 		{403, "SignatureDoesNotMatch", storage.KindDenied},
 		{400, "ExpiredToken", storage.KindDenied},
@@ -112,7 +113,7 @@ func kinds(t *testing.T, open func(*testing.T, string) Bucket) {
 		{503, "ServiceUnavailable", storage.KindUnavailable},
 		{502, "", storage.KindUnavailable},
 	}
-	bodiless := []string{"RequestTimeout", "ExpiredToken", "ObjectParentIsFile"} // HEAD shows the status alone
+	bodiless := []string{"RequestTimeout", "ExpiredToken", "ObjectParentIsFile", "XAdminUserNotFound"} // HEAD shows the status alone
 	for _, tc := range tests {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(tc.status)
