@@ -58,6 +58,10 @@ fuzz: ## Fuzz every target for FUZZTIME (30s)
 bench: ## Run the benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
 
+.PHONY: measure
+measure: ## Print what a run costs, as a table; minutes (SPOOL_MEASURE_LINES: of the large file, 1000000)
+	SPOOL_MEASURE=1 $(GO) test -timeout 0 -count 1 -run TestMeasure -v ./localstack/e2e
+
 .PHONY: soak
 soak: ## Repeat the tests of crashes, kills and races SOAK times (10) under the race detector
 	$(GO) test -race -count $(SOAK) -timeout 0 -run '(?i)crash|kill|race|zombie|dies|lost' $(PKG)
@@ -66,6 +70,11 @@ soak: ## Repeat the tests of crashes, kills and races SOAK times (10) under the 
 test-localstack: ## Run the end-to-end tests against LocalStack 4.12 (installs it: 345 MB, Python 3.11)
 	localstack/localstack.sh setup
 	SPOOL_REQUIRE_ALL=1 $(GO) test -timeout 30m -run LocalStack -v ./localstack/...
+
+.PHONY: test-nolocal
+test-nolocal: ## Vet and test the command without the local stack, as images have it
+	$(GO) vet -tags nolocal ./cmd/spool
+	$(GO) test -tags nolocal ./cmd/spool
 
 .PHONY: test-gpu
 test-gpu: ## Vet and test what the build tag nvml adds (needs a C compiler, no GPU)
