@@ -21,11 +21,13 @@ type ledger struct {
 	mu  sync.Mutex
 	rec batch.Runner
 
-	writing sync.Mutex // over the request, so that no record replaces a later one
+	// writing is held over the request, so that no record replaces a later one. A channel, since a mutex would
+	// keep the virtual time of testing/synctest from passing, and with it the request.
+	writing chan struct{}
 }
 
 func newLedger(cfg *Config, id string) *ledger {
-	return &ledger{rec: batch.Runner{
+	return &ledger{writing: make(chan struct{}, 1), rec: batch.Runner{
 		V: batch.Version, Batch: id, Runner: cfg.Name, Host: cfg.Host, Version: cfg.Version, StartedAt: time.Now().Unix(),
 	}}
 }
@@ -47,8 +49,12 @@ func (l *ledger) shardDone() {
 
 // write puts the record. It says ended when the runner holds no shard of the batch.
 func (l *ledger) write(ctx context.Context, b storage.Bucket, engines []engineInfo) error {
-	l.writing.Lock()
-	defer l.writing.Unlock()
+	select {
+	case l.writing <- struct{}{}:
+		defer func() { <-l.writing }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	l.mu.Lock()
 	rec := l.rec
 	l.mu.Unlock()
