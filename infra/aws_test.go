@@ -27,7 +27,7 @@ func TestUserWritesInputsAndReadsResults(t *testing.T) {
 		put(input+batch.CancelSuffix, unconditional),
 		get(input), get(out+batch.OutputName), get(out+batch.ObjectName), get(batch.StatusKey(input, id)),
 		get(batch.LogDir(input, id)+"r-1/0-9.ndjson.gz"),
-		listing("in/"), listing("in/math/"), listing(out), listing(batch.LogDir(input, id)),
+		listing("in/"), listing("in/math/"), listing(input), listing(out), listing(batch.LogDir(input, id)),
 	)
 	w.mustDeny(t, "user",
 		get(batch.PlanKey(id)), get(batch.PieceKey(id, "f", 0)), get(batch.ChunkKey(id, 0, 0)),

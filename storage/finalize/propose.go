@@ -57,9 +57,11 @@ func (f *Finalizer) propose(ctx context.Context, plan *batch.Plan) (*batch.Manif
 	return m, f.collect(ctx, plan, m, done)
 }
 
+// stamp says when the batch was decided: not before it was created, though a store's Date may lag a second behind its
+// Last-Modified, and two of its machines behind each other.
 func (f *Finalizer) stamp(ctx context.Context, plan *batch.Plan, m *batch.Manifest) error {
 	now, err := f.now(ctx, plan)
-	m.FinalizedAt = now.Unix()
+	m.FinalizedAt = max(now.Unix(), plan.CreatedAt)
 	return err
 }
 

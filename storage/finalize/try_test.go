@@ -314,6 +314,17 @@ func TestStoreErrorsComeThrough(t *testing.T) {
 	})
 }
 
+func TestABatchDoesNotEndBeforeItWasCreated(t *testing.T) {
+	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+		w.plan.CreatedAt = time.Now().Unix() + 5 // by a clock of the store that is ahead
+		w.finishAll(t, s)
+		try(t, s, w)
+		if m := getJSON[batch.Manifest](t, s, batch.ManifestKey(testID)); m.FinalizedAt != w.plan.CreatedAt {
+			t.Errorf("finalized %d, created %d", m.FinalizedAt, w.plan.CreatedAt)
+		}
+	})
+}
+
 func TestBeginningIsWithinTheBatchWhateverRunnersSay(t *testing.T) {
 	for name, c := range map[string]struct {
 		started func(*batch.Plan) int64 // by the runner's clock; 0: no record
