@@ -113,7 +113,8 @@ func median(d []time.Duration) time.Duration {
 }
 
 // BenchmarkCheck measures reading and checking against finding the newlines, and against
-// encoding/json, all in the same run. The goals are x_newlines >= 0.05 and x_encoding_json >= 8.
+// encoding/json, all in the same run. The goals are x_newlines >= 0.05 and x_encoding_json >= 8 of short, long and
+// tools; text that is hardly ASCII (unicode) reaches the first, and about 7 times encoding/json.
 func BenchmarkCheck(b *testing.B) {
 	for _, kind := range []struct {
 		name string
