@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/urfave/cli/v2"
 
 	"spool/monitoring"
@@ -15,8 +17,10 @@ func (p *program) simCommand() *cli.Command {
 		Name:   simCommandName,
 		Usage:  "serve made-up answers as vLLM would, for demonstrations and tests",
 		Hidden: true,
-		Description: "Answers are a function of the request; they take as long as a small model would.\n\n" +
-			"Examples:\n   spool vllmsim --listen 127.0.0.1:8000\n   spool vllmsim --listen unix:///tmp/v.sock --time-scale 0.1",
+		Description: "Answers are a function of the request; they take as long as a small model would. What stands behind -- is the\n" +
+			"command line of vLLM, and sets model, slots and address.\n\n" +
+			"Examples:\n   spool vllmsim --listen 127.0.0.1:8000\n   spool vllmsim --listen unix:///tmp/v.sock --time-scale 0.1\n" +
+			"   spool vllmsim --time-scale 0.1 -- serve m --uds /tmp/v.sock --max-num-seqs 64",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "`ADDRESS`: host:port, or unix:///path"},
 			&cli.StringFlag{Name: "model", Usage: "`NAME` of the model; default serves, too"},
@@ -31,6 +35,16 @@ func (p *program) simCommand() *cli.Command {
 }
 
 func (p *program) sim(c *cli.Context) error {
+	cfg := vllmsim.Config{
+		Model: c.String("model"), Slots: c.Int("slots"), TimeScale: c.Float64("time-scale"), Instant: c.Float64("time-scale") == 0,
+		LoadTime: c.Duration("load-time"), APIKey: c.String("api-key"), LedgerPath: c.String("ledger"),
+	}
+	if args, rest := splitArgs(c); len(args) == 0 && len(rest) > 0 {
+		if code := vllmsim.Serve(c.Context, cfg, rest, p.stdout); code != 0 {
+			return &failure{code: exitCode(code), err: fmt.Errorf("vllmsim: exit status %d", code), said: true}
+		}
+		return nil
+	}
 	if _, err := exactArgs(c, 0, 0); err != nil {
 		return err
 	}
@@ -39,9 +53,5 @@ func (p *program) sim(c *cli.Context) error {
 		return err
 	}
 	defer closeLog()
-	err = vllmsim.Run(c.Context, vllmsim.Config{
-		Model: c.String("model"), Slots: c.Int("slots"), TimeScale: c.Float64("time-scale"), Instant: c.Float64("time-scale") == 0,
-		LoadTime: c.Duration("load-time"), APIKey: c.String("api-key"), LedgerPath: c.String("ledger"),
-	}, c.String("listen"), log, nil)
-	return logged(log, err)
+	return logged(log, vllmsim.Run(c.Context, cfg, c.String("listen"), log, nil))
 }

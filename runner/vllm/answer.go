@@ -25,7 +25,7 @@ const (
 	Retry                   // try again; count the attempt
 	Busy                    // try again after RetryAfter or a pause; the request is not to blame
 	Aborted                 // try again; the server was stopping, the request is not to blame
-	Down                    // the engine is dead or not there; try again when it is back
+	Down                    // the engine is dead or not there; try again when it is back; see Answer.Died
 	Fatal                   // no request of this kind will do better: unknown model, no access
 	Ended                   // the caller's context ended
 )
@@ -47,6 +47,7 @@ type Answer struct {
 	Usage      Usage
 	RetryAfter time.Duration // of the server, 0 if it gave none
 	Code       string        // short, for people and metrics: "http_500", "timeout", "model_not_found"
+	Died       bool          // with Down: the engine died while it had this request, which may be the reason
 	Err        error         // why, unless Outcome is OK
 }
 
@@ -54,6 +55,16 @@ type Answer struct {
 const (
 	CodeModelNotFound = "model_not_found"
 	CodeEngineDenied  = "engine_denied"
+)
+
+// Codes of other answers that mean more than their outcome.
+const (
+	codeEngineDead = "engine_dead" // EngineCore died, the API server said so
+	codeEngineGone = "engine_gone" // the server went away with the request
+	codeEngineDown = "engine_down" // of a Server between two starts: the request was not sent
+	codeTransport  = "transport"   // the connection broke
+	codeRefused    = "refused"     // nothing listens
+	codeBacklog    = "backlog"     // more connections at once than a unix socket queues
 )
 
 // engineDead is vLLM's EngineDeadError (vllm/v1/engine/exceptions.py).
@@ -75,7 +86,7 @@ func classify(resp *http.Response, body []byte) Answer {
 	case a.Status == http.StatusTooManyRequests || a.Status == http.StatusServiceUnavailable:
 		a.Outcome = Busy
 	case a.Status == http.StatusInternalServerError && strings.Contains(message, engineDead):
-		a.Outcome, a.Code = Down, "engine_dead"
+		a.Outcome, a.Code, a.Died = Down, codeEngineDead, true
 	case a.Status == http.StatusNotImplemented:
 		a.Outcome = Rejected
 	case a.Status >= 500 || a.Status == http.StatusRequestTimeout || a.Status == http.StatusConflict:
@@ -156,7 +167,7 @@ func retryAfter(h http.Header) time.Duration {
 }
 
 func transportAnswer(ctx context.Context, err error) Answer {
-	a := Answer{Outcome: Retry, Code: "transport", Err: err}
+	a := Answer{Outcome: Retry, Code: codeTransport, Err: err}
 	var netErr net.Error
 	switch {
 	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
@@ -166,7 +177,9 @@ func transportAnswer(ctx context.Context, err error) Answer {
 	case errors.Is(err, errTooLarge):
 		a.Code = "too_large"
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
-		a.Outcome, a.Code = Down, "refused"
+		a.Outcome, a.Code = Down, codeRefused
+	case errors.Is(err, syscall.EAGAIN) && isDial(err): // connect(2) on a unix socket whose backlog is full
+		a.Outcome, a.Code = Busy, codeBacklog
 	case errors.As(err, &netErr) && isDial(err):
 		a.Outcome, a.Code = Down, "unreachable"
 	}

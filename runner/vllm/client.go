@@ -176,6 +176,25 @@ var ErrNoModels = errors.New("the server has no /v1/models")
 
 // Models asks GET /v1/models for the names that the server answers to.
 func (c *Client) Models(ctx context.Context) ([]string, error) {
+	cards, err := c.Cards(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(cards))
+	for i, m := range cards {
+		names[i] = m.ID
+	}
+	return names, nil
+}
+
+// Card is a name under which a server answers.
+type Card struct {
+	ID          string `json:"id"`
+	MaxModelLen int    `json:"max_model_len"` // tokens of prompt and answer together; 0 if the server does not say
+}
+
+// Cards asks GET /v1/models. It fails with ErrNoModels if the server has no list.
+func (c *Client) Cards(ctx context.Context) ([]Card, error) {
 	status, body, err := c.get(ctx, "/v1/models")
 	if err != nil {
 		return nil, fmt.Errorf("ask %s/v1/models: %w", c.name, err)
@@ -183,22 +202,16 @@ func (c *Client) Models(ctx context.Context) ([]string, error) {
 	if status == http.StatusNotFound {
 		return nil, ErrNoModels
 	}
-	var list struct {
-		Data []struct {
-			ID string `json:"id"`
-		} `json:"data"`
-	}
 	if status != http.StatusOK {
 		return nil, fmt.Errorf("ask %s/v1/models: status %d: %.200s", c.name, status, body)
+	}
+	var list struct {
+		Data []Card `json:"data"`
 	}
 	if err := json.Unmarshal(body, &list); err != nil {
 		return nil, fmt.Errorf("ask %s/v1/models: %w", c.name, err)
 	}
-	names := make([]string, len(list.Data))
-	for i, m := range list.Data {
-		names[i] = m.ID
-	}
-	return names, nil
+	return list.Data, nil
 }
 
 // Version asks GET /version, and gives "" if the server does not say.

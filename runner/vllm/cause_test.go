@@ -1,0 +1,270 @@
+package vllm
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func TestCauseIsFoundInTheLog(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		lines string
+		state string
+		want  Cause
+		line  string
+	}{
+		{"folder that is not there",
+			"Traceback (most recent call last):\n    raise HFValidationError(\nhuggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/nonexistent/model'. Use `repo_type` argument if needed.", "exit status 1",
+			CauseModel, "huggingface_hub.errors.HFValidationError: Repo id must be in the form"},
+		{"socket that was left", "    sock.bind(path)\nOSError: [Errno 98] Address already in use", "exit status 1", CauseAddress, "OSError: [Errno 98] Address"},
+		{"flag", "usage: vllm [-h] [-v]\nvllm: error: unrecognized arguments: --no-such-flag 3", "exit status 2", CauseArgument, "vllm: error: unrecognized"},
+		{"gated", "    raise GatedRepoError(\nhuggingface_hub.errors.GatedRepoError: 401 Client Error.\nOSError: You are trying to access a gated repo.", "exit status 1", CauseAccess, "huggingface_hub.errors.GatedRepoError: 401"},
+		{"memory while it loads", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20 MiB\nRuntimeError: Engine core initialization failed.", "exit status 1", CauseMemory, "torch.OutOfMemoryError: CUDA"},
+		{"killed by the kernel", "INFO loading", "signal: killed", CauseMemory, ""},
+		{"root cause before its consequence", "Traceback\nzmq.error.ZMQError: no device\nRuntimeError: Engine core initialization failed.", "exit status 1", CauseUnknown, "zmq.error.ZMQError: no device"},
+		{"nothing", "", "exit status 0", CauseUnknown, ""},
+	} {
+		e := explain(strings.Split(c.lines, "\n"), c.state)
+		if e.Cause != c.want || !strings.HasPrefix(e.Detail, c.line) || c.line == "" && e.Detail != "" || e.State != c.state || e.Permanent != c.want.permanent() {
+			t.Errorf("%s: %+v, want %s, %q", c.name, e, c.want, c.line)
+		}
+	}
+}
+
+func TestStartErrorTellsTheCause(t *testing.T) {
+	e := &StartError{Cause: CauseModel, Detail: "OSError: x", State: "exit status 1"}
+	if got := e.Error(); got != "vllm did not start: model_not_found (exit status 1): OSError: x" {
+		t.Errorf("%q", got)
+	}
+	if n := len(explain(make([]string, 100), "").Log); n != startErrorLines {
+		t.Errorf("%d lines quoted, want %d", n, startErrorLines)
+	}
+}
+
+func TestOnlyOwnOptionsAreLearnedToBeUnknown(t *testing.T) {
+	ours := []option{{"--shutdown-timeout", "10"}, {"--disable-uvicorn-access-log", ""}}
+	for list, want := range map[string][]string{
+		"--shutdown-timeout 10":                               {"--shutdown-timeout"},
+		"--disable-uvicorn-access-log --shutdown-timeout 10":  {"--disable-uvicorn-access-log", "--shutdown-timeout"},
+		"--shutdown-timeout 10 --no-such-flag":                nil,
+		"--no-such-flag 10":                                   nil,
+		"--disable-uvicorn-access-log 10 --shutdown-timeout ": nil,
+	} {
+		e := explain([]string{"vllm: error: unrecognized arguments: " + list}, "exit status 2")
+		if got := e.refusedOptions(ours); !cmp.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", list, got, want)
+		}
+	}
+}
+
+func TestLinesAreTakenApart(t *testing.T) {
+	for raw, want := range map[string]logLine{
+		"(EngineCore pid=7) ERROR 11-23 10:00:00 [core.py:105] it  broke \n":   {"EngineCore", "core.py:105", "it  broke", zapcore.ErrorLevel},
+		"(APIServer pid=1) \x1b[1;33mWARNING 11-23 10:00:00 [a.py:1]\x1b[0m w": {"APIServer", "a.py:1", "w", zapcore.WarnLevel},
+		"(APIServer pid=1) INFO:     Started server process [1]":               {"APIServer", "", "Started server process [1]", zapcore.InfoLevel},
+		"(Worker_TP0 pid=9)   File \"x.py\", line 3":                           {"Worker_TP0", "", "  File \"x.py\", line 3", zapcore.InfoLevel},
+		"DEBUG 11-23 10:00:00.123 [b.py:2] d":                                  {"", "b.py:2", "d", zapcore.DebugLevel},
+		"Loading:   0%|  | 0/2\rLoading: 100%|##| 2/2\n":                       {"", "", "Loading: 100%|##| 2/2", zapcore.InfoLevel},
+		"a (b) c": {"", "", "a (b) c", zapcore.InfoLevel},
+		"CRITICAL 11-23 10:00:00 [c.py:3] bad \xff byte": {"", "c.py:3", "bad \uFFFD byte", zapcore.ErrorLevel},
+	} {
+		core, logs := observer.New(zap.DebugLevel)
+		o := &output{log: zap.New(core)}
+		o.read(strings.NewReader(raw))
+		if logs.Len() != 1 {
+			t.Errorf("%q: %d entries", raw, logs.Len())
+			continue
+		}
+		e := logs.All()[0]
+		text := func(key string) string { s, _ := e.ContextMap()[key].(string); return s }
+		if got := (logLine{text("process"), text("source"), e.Message, e.Level}); got != want {
+			t.Errorf("%q: %+v, want %+v", raw, got, want)
+		}
+	}
+}
+
+func TestOutputIsReadWhateverItIsLike(t *testing.T) {
+	o := &output{log: zap.NewNop()}
+	o.read(strings.NewReader(strings.Repeat("x", 1<<20) + "\n\n\r\n" + strings.Repeat("line\n", 1000) + "end"))
+	if last := o.last(2); !slices.Equal(last, []string{"line", "end"}) || len(o.last(10000)) != tailLines {
+		t.Errorf("last %q, %d kept", last, len(o.last(10000)))
+	}
+}
+
+func TestBudget(t *testing.T) {
+	b := budget{cfg: Config{Restarts: 3, Span: time.Hour, Backoff: time.Second}}
+	death := errors.New("dead")
+	now := time.Now()
+	for i, c := range []struct {
+		after  time.Duration
+		served bool
+		want   time.Duration
+		ends   bool
+	}{
+		{0, true, 0, false},
+		{0, false, time.Second, false},
+		{0, false, 2 * time.Second, false},
+		{2 * time.Hour, false, 4 * time.Second, false}, // the others are forgotten
+		{0, true, 0, false},
+		{0, false, time.Second, false},
+		{0, false, 0, true},
+	} {
+		now = now.Add(c.after)
+		pause, err := b.spend(now, c.served, death)
+		if pause != c.want || errors.Is(err, ErrBudget) != c.ends || c.ends && !errors.Is(err, death) {
+			t.Errorf("death %d: pause %v, %v, want %v", i, pause, err, c.want)
+		}
+	}
+	b = budget{cfg: Config{Restarts: 100, Span: time.Hour, Backoff: time.Second}, barren: 40}
+	if pause, _ := b.spend(now, false, death); pause != maxBackoff {
+		t.Errorf("pause %v after many, want %v", pause, maxBackoff)
+	}
+	if _, err := b.spend(now, true, errUnkillable); !errors.Is(err, errUnkillable) {
+		t.Errorf("started beside processes that do not end: %v", err)
+	}
+}
+
+func TestLackOfMemoryIsPermanentInTheThirdStart(t *testing.T) {
+	b := budget{cfg: Config{Restarts: 100, Span: time.Hour, Backoff: time.Second}}
+	lack := func() error { return &StartError{Cause: CauseMemory} }
+	for i, err := range []error{lack(), lack(), errDied, lack(), lack()} { // the death between starts the count anew
+		if _, err := b.spend(time.Now(), false, err); err != nil {
+			t.Errorf("start %d: %v", i, err)
+		}
+	}
+	_, err := b.spend(time.Now(), false, lack())
+	if e, ok := errors.AsType[*StartError](err); !ok || !e.Permanent {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestProgressIsTokensOrAnswersOrNothingToDo(t *testing.T) {
+	start := time.Now()
+	p := progress{moved: start}
+	for i, c := range []struct {
+		inFlight, answered int64
+		tokens             float64
+		want               time.Duration // stalled
+	}{
+		{0, 0, 0, 0},
+		{5, 0, 0, time.Second}, // taken, and nothing happens
+		{5, 0, 9, 0},           // a prefill
+		{5, 0, 9, time.Second},
+		{5, 0, 0, 2 * time.Second}, // metrics that cannot be read are no progress, nor is their return
+		{5, 0, 9, 3 * time.Second},
+		{5, 1, 9, 0}, // a refusal is an answer
+		{5, 1, 9, time.Second},
+		{0, 1, 9, 0},
+	} {
+		now := start.Add(time.Duration(i+1) * time.Second)
+		p.note(now, c.inFlight, c.answered, c.tokens)
+		if got := p.stalled(now); got != c.want {
+			t.Errorf("look %d: stalled for %v, want %v", i, got, c.want)
+		}
+	}
+}
+
+func TestConfigsThatCannotWork(t *testing.T) {
+	for want, c := range map[string]Config{
+		"no model":                {},
+		"must not be negative":    {Model: "m", Slots: -1},
+		"times must not":          {Model: "m", StallLimit: -1},
+		"does not fill 4 slots":   {Model: "m", Slots: 4, MaxQueued: 3},
+		"is too long":             {Model: "m", Dir: "/" + strings.Repeat("d", 80)},
+		"argument --port":         {Model: "m", Args: []string{"--port=80"}},
+		"argument --max_num_seqs": {Model: "m", Args: []string{"--max_num_seqs", "3"}},
+	} {
+		if _, err := NewServer(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", c, err, want)
+		}
+	}
+	s, err := NewServer(Config{Model: "m"})
+	if err != nil || s.cfg.Slots != 256 || s.cfg.StartLimit != 20*time.Minute || !slices.Equal(s.cfg.ServedNames, []string{"m", "default"}) {
+		t.Errorf("%+v, %v", s.cfg, err)
+	}
+}
+
+// write makes files below a new folder.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestRecordNamesModelAndTemplate(t *testing.T) {
+	cache := write(t, map[string]string{
+		"models--org--m/refs/main":                            "abc\n",
+		"models--org--m/snapshots/abc/config.json":            "{}",
+		"models--org--m/snapshots/abc/tokenizer_config.json":  `{"chat_template":"T"}`,
+		"models--org--m/snapshots/def/config.json":            "{}",
+		"models--org--m/snapshots/def/chat_template.jinja":    "T",
+		"models--org--m/snapshots/def/tokenizer_config.json":  `{"chat_template":"other"}`,
+		"models--org--n/snapshots/xyz/sub/tokenizer_config.x": "",
+	})
+	template := digest([]byte("T"))
+	for _, c := range []struct{ model, revision, wantCommit, wantTemplate string }{
+		{"org/m", "", "abc", template},
+		{"org/m", "main", "abc", template},
+		{"org/m", "def", "def", template},
+		{"org/m", "gone", "", ""},
+		{"org/none", "", "", ""},
+		{"org/n", "xyz", "xyz", ""},
+		{filepath.Join(cache, "models--org--m/snapshots/abc"), "mine", "mine", template},
+	} {
+		root, commit := findModel(c.model, c.revision, cache)
+		if got := templateDigest(root, nil); commit != c.wantCommit || got != c.wantTemplate {
+			t.Errorf("%s@%s: commit %q, template %s", c.model, c.revision, commit, got)
+		}
+	}
+	file := filepath.Join(cache, "models--org--m/snapshots/def/chat_template.jinja")
+	for _, args := range [][]string{{"--chat-template", file}, {"--chat-template=x", "--chat-template=T"}} {
+		if got := templateDigest("", args); got != template {
+			t.Errorf("%q: %s", args, got)
+		}
+	}
+}
+
+func TestModelDigestChangesWithTheModel(t *testing.T) {
+	seen := map[string]bool{}
+	for _, files := range []map[string]string{
+		{"config.json": "{}", "w.safetensors": "12"}, {"config.json": "{ }", "w.safetensors": "12"},
+		{"config.json": "{}", "w.safetensors": "13"}, {"config.json": "{}", "v.safetensors": "12"}, {"config.json": "{}"},
+	} {
+		a, errA := modelDigest(write(t, files))
+		b, errB := modelDigest(write(t, files))
+		if a != b || len(a) != 64 || errA != nil || errB != nil || seen[a] {
+			t.Errorf("%v: %s, %s, %v, %v", files, a, b, errA, errB)
+		}
+		seen[a] = true
+	}
+}
+
+func TestDriverAndGPUs(t *testing.T) {
+	root := write(t, map[string]string{
+		"version":                       "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build\nGCC version: 12\n",
+		"gpus/0000:01:00.0/information": "Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 3\n",
+		"gpus/0000:02:00.0/information": "Model: \t\t NVIDIA A100\n",
+	})
+	if driver, gpus := nvidia(root); driver != "570.124.06" || !slices.Equal(gpus, []string{"NVIDIA H100 80GB HBM3", "NVIDIA A100"}) {
+		t.Errorf("driver %q, GPUs %q", driver, gpus)
+	}
+	if driver, gpus := nvidia(t.TempDir()); driver != "" || gpus != nil {
+		t.Errorf("without a driver: %q, %q", driver, gpus)
+	}
+}
