@@ -14,6 +14,7 @@ const (
 	CauseArgument Cause = "bad_argument"       // of the command line, or at odds with the model
 	CauseModel    Cause = "model_not_found"    // nor a folder, nor at the hub; or not a model that vLLM knows
 	CauseAccess   Cause = "model_access"       // the hub wants another token
+	CauseHub      Cause = "hub_unreachable"    // the model's hub does not answer
 	CauseKVCache  Cause = "kv_cache_too_small" // for one request of the model's length
 	CauseMemory   Cause = "out_of_memory"      // of GPU or machine
 	CauseAddress  Cause = "address_in_use"     // its socket or port
@@ -62,8 +63,7 @@ type sign struct {
 	text  string
 }
 
-// signs are in the order in which they are looked for: a failed start mostly ends in general complaints, and what
-// is found in the model's files comes before what is missing at the hub. Texts without a remark were read in the
+// signs are in the order in which they are looked for: a failed start mostly ends in general complaints. Texts without a remark were read in the
 // sources of 0.32; "seen" ones were provoked.
 func signs() []sign {
 	return []sign{
@@ -74,7 +74,7 @@ func signs() []sign {
 		{CauseArgument, "error: one of the arguments"},
 		{CauseAddress, "Address already in use"}, // seen
 		{CauseKVCache, "No available memory for the cache blocks"},
-		{CauseKVCache, "To serve at least one request with the model's max seq len"},
+		{CauseKVCache, "To serve at least one request with the model's max seq len"}, // seen
 		{CauseKVCache, "larger than the maximum number of tokens that can be stored in KV cache"},
 		{CauseMemory, "is less than desired GPU memory utilization"},
 		{CauseMemory, "is less than desired CPU memory utilization"},
@@ -91,13 +91,14 @@ func signs() []sign {
 		{CauseAccess, "You are trying to access a gated repo"},
 		{CauseAccess, "401 Client Error"},
 		{CauseAccess, "403 Client Error"},
+		{CauseHub, "check your internet connection"},
+		{CauseHub, "We couldn't connect to"},
 		{CauseModel, "RepositoryNotFoundError"},
 		{CauseModel, "RevisionNotFoundError"},
 		{CauseModel, "is not a local folder and is not a valid model identifier"},
 		{CauseModel, "Repo id must"}, // seen: a folder that is not there
 		{CauseModel, "HFValidationError"},
-		{CauseModel, "LocalEntryNotFoundError"},
-		{CauseModel, "We couldn't connect to"}, // of a hub that is switched off
+		{CauseModel, "LocalEntryNotFoundError"}, // seen: a name that is not in the cache, with HF_HUB_OFFLINE
 		{CauseModel, "Invalid repository ID or local directory specified"},
 		{CauseModel, "Cannot find any model weights"},
 		{CauseModel, "Cannot find model module"},
