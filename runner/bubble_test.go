@@ -141,3 +141,10 @@ func takes(d time.Duration) func(ctx context.Context, _, _ int) *vllm.Answer {
 		return nil
 	}
 }
+
+// open counts the requests in flight.
+func (e *wired) open() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.inFlight)
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"spool/runner/gpu"
 	"spool/runner/vllm"
 	"spool/storage"
 	"spool/storage/batch"
@@ -23,6 +24,28 @@ type Engine interface {
 	Models(ctx context.Context) ([]string, error) // vllm.ErrNoModels if the server has no list
 	Version(ctx context.Context) string
 	Name() string
+}
+
+// Server is an engine that the runner owns, as vllm.Server is. Run starts it and keeps it running until ctx ends;
+// no process of it is left then. A *vllm.StartError that is permanent means that no runner could start it.
+type Server interface {
+	Engine
+	Run(ctx context.Context) error
+}
+
+// observed is an engine that tells about its work, as vllm.Client and vllm.Server do.
+type observed interface {
+	Metrics(ctx context.Context) (vllm.Counters, vllm.Load, error)
+}
+
+// recorded is an engine that knows with what it makes answers, as vllm.Server does.
+type recorded interface{ Record() vllm.Record }
+
+// GPUs watches the machine's GPUs, as gpu.Sampler does. Run watches until ctx ends, or until one is unfit, which
+// its error says.
+type GPUs interface {
+	Run(ctx context.Context) error
+	Samples() []gpu.Sample
 }
 
 // Queue is where messages come from, as queue.Queue has it.
@@ -42,9 +65,11 @@ type Finalizer interface {
 // Config is what a runner needs. Fields without a default must be set.
 type Config struct {
 	Bucket     storage.Bucket
-	Fast, Main Queue // of the pool; Fast is read first
-	Engines    []Engine
+	Fast, Main Queue    // of the pool; Fast is read first
+	Engines    []Engine // that run already
+	Server     Server   // started when there is first something to ask; nil if there are Engines
 	Finalizer  Finalizer
+	GPUs       GPUs // nil if there are none to be watched
 
 	Name    string // unique, never used again; in leases, segments and output lines
 	Version string // of spool, for the runner record
@@ -56,7 +81,7 @@ type Config struct {
 
 	Idle        time.Duration // how long to wait for a message before Run ends; default 60 s
 	Poll        time.Duration // between looks at a queue: one receive waits so long; default 4 s: see lane.receive
-	EngineLimit time.Duration // how long all engines may be down before Run ends with ErrEngineDown; default 10 min
+	EngineLimit time.Duration // how long all Engines may be down before Run ends with ErrEngineDown; default 10 min
 	Retry       RetryPolicy
 
 	SegmentEvery time.Duration // default 5 s
@@ -77,7 +102,7 @@ type RetryPolicy struct {
 	Timeout  time.Duration // of one request; default 30 min
 }
 
-// ErrEngineDown is returned by Run when no engine was there for Config.EngineLimit.
+// ErrEngineDown is returned by Run when no engine was there for Config.EngineLimit, or when its Server gave up.
 var ErrEngineDown = errors.New("no engine answers")
 
 // ErrElsewhere is returned by Run when this runner cannot work on a batch that another one might: its
@@ -90,8 +115,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("runner: bucket, queues and finalizer must be set")
 	case c.Name == "":
 		return c, errors.New("runner: no name")
-	case len(c.Engines) == 0:
-		return c, errors.New("runner: no engine")
+	case (len(c.Engines) == 0) == (c.Server == nil):
+		return c, errors.New("runner: engines or a server must be set, and not both")
 	case c.Slots < 0 || c.Window < 0:
 		return c, errors.New("runner: slots and window must not be negative")
 	}

@@ -12,10 +12,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"spool/runner/vllm"
+	"spool/storage/batch"
 )
 
 // probeEvery is how often an engine that is down is asked whether it is back.
 const probeEvery = 500 * time.Millisecond
+
+// observeEvery is how often an engine's metrics are looked at.
+const observeEvery = 5 * time.Second
 
 // calmAfter is how long an engine must stay up before its last trouble is forgotten. Without it, one
 // that says it is healthy and fails each request would never be found dead.
@@ -24,15 +28,21 @@ const calmAfter = 30 * time.Second
 // fleet is the engines of a runner: requests go to the one that is up and has the fewest in flight. Lines
 // under suspicion of having killed an engine go to one that does nothing else meanwhile: the ward.
 type fleet struct {
-	limit time.Duration
-	log   *zap.Logger
+	limit  time.Duration
+	server Server // the runner's own engine, one of the members; nil if it has none
+	wanted func() // has it started
+	start  <-chan struct{}
+	log    *zap.Logger
 
-	mu       sync.Mutex
-	members  []*member
-	changed  chan struct{} // closed and replaced when one that waits in acquire may go on
-	trouble  time.Time     // since when there was trouble and no answer; zero if there is none
-	suspects int           // that wait in acquire or are in flight
-	ward     *member       // of the suspects; nil if there are none
+	mu      sync.Mutex
+	members []*member
+	refusal error // why the runner's own engine cannot start, here or anywhere; acquire fails with it
+
+	preempted func()        // called when an engine threw out a sequence for want of memory
+	changed   chan struct{} // closed and replaced when one that waits in acquire may go on
+	trouble   time.Time     // since when there was trouble and no answer; zero if there is none
+	suspects  int           // that wait in acquire or are in flight
+	ward      *member       // of the suspects; nil if there are none
 }
 
 type member struct {
@@ -47,34 +57,81 @@ type member struct {
 	models   []string // nil if the server has no list
 	version  string
 	why      error // it is not up, if that has been logged
+
+	counters *vllm.Counters // of the last look at its metrics
 }
 
-func newFleet(engines []Engine, limit time.Duration, log *zap.Logger) *fleet {
-	f := &fleet{limit: limit, log: log, changed: make(chan struct{}), trouble: time.Now()}
-	for _, e := range engines {
+func newFleet(cfg Config, log *zap.Logger) *fleet {
+	start := make(chan struct{})
+	f := &fleet{
+		limit: cfg.EngineLimit, server: cfg.Server, start: start, wanted: sync.OnceFunc(func() { close(start) }),
+		log: log, changed: make(chan struct{}), trouble: time.Now(),
+	}
+	for _, e := range cfg.Engines {
 		f.members = append(f.members, &member{Engine: e})
+	}
+	if cfg.Server != nil {
+		f.members = append(f.members, &member{Engine: cfg.Server})
 	}
 	return f
 }
 
-// run watches the engines until ctx ends, or until none has answered for the limit.
+// run watches the engines, and keeps the runner's own one running, until ctx ends, or until none has answered
+// for the limit.
 func (f *fleet) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, m := range f.members {
 		g.Go(func() error { return f.watch(ctx, m) })
 	}
+	if f.server != nil {
+		g.Go(func() error { return f.serve(ctx) })
+	}
 	return g.Wait()
 }
 
-// watch probes m whenever it is down.
+// serve starts the runner's own engine when there is first something to ask: a runner that finds no work
+// should not load a model. If it cannot start for a cause that other runners would find too, that is left to
+// those who ask.
+func (f *fleet) serve(ctx context.Context) error {
+	select {
+	case <-f.start:
+	case <-ctx.Done():
+		return nil
+	}
+	err := f.server.Run(ctx)
+	failed, ok := errors.AsType[*vllm.StartError](err)
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case ok && failed.Permanent:
+		f.refuse(&causeError{batch.Cause{Code: string(failed.Cause), Message: failed.Error()}})
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrEngineDown, err)
+}
+
+// refuse makes acquire fail from now on.
+func (f *fleet) refuse(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refusal = err
+	f.wake()
+}
+
+// watch probes m whenever it is down, and looks at its metrics while it is up.
 func (f *fleet) watch(ctx context.Context, m *member) error {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
+	var observed time.Time
 	for {
-		if !f.isUp(m) {
+		switch {
+		case !f.isUp(m):
 			f.probe(ctx, m)
+		case time.Since(observed) >= observeEvery:
+			observed = time.Now()
+			f.observe(ctx, m)
 		}
-		if since := f.troubled(); since > f.limit {
+		if since := f.troubled(); since > f.limit && f.server == nil { // which has limits of its own
 			return f.givenUp(m, since)
 		}
 		select {
@@ -82,6 +139,27 @@ func (f *fleet) watch(ctx context.Context, m *member) error {
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// observe looks at the metrics of m. An engine without them is as good as any.
+func (f *fleet) observe(ctx context.Context, m *member) {
+	o, ok := m.Engine.(observed)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, observeEvery)
+	defer cancel()
+	counters, _, err := o.Metrics(ctx)
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	before := m.counters
+	m.counters = &counters
+	f.mu.Unlock()
+	if before != nil && counters.Preemptions > before.Preemptions {
+		f.preempted()
 	}
 }
 
@@ -169,20 +247,26 @@ type ticket struct {
 // line under suspicion has a group: it waits until it is in flight with that many at most, itself included,
 // and all of them under suspicion. 0 means that there is none.
 func (f *fleet) acquire(ctx context.Context, group int) (ticket, error) {
+	f.wanted()
 	if group > 0 {
 		f.suspect(1)
 	}
+	t, err := f.await(ctx, group)
+	if err != nil && group > 0 {
+		f.suspect(-1)
+	}
+	return t, err
+}
+
+func (f *fleet) await(ctx context.Context, group int) (ticket, error) {
 	for {
-		t, changed := f.pick(group)
-		if t.member != nil {
-			return t, nil
+		t, changed, err := f.pick(group)
+		if t.member != nil || err != nil {
+			return t, err
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if group > 0 {
-				f.suspect(-1)
-			}
 			return ticket{}, context.Cause(ctx)
 		}
 	}
@@ -199,9 +283,12 @@ func (f *fleet) suspect(n int) {
 	f.wake()
 }
 
-func (f *fleet) pick(group int) (ticket, <-chan struct{}) {
+func (f *fleet) pick(group int) (ticket, <-chan struct{}, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.refusal != nil {
+		return ticket{}, nil, f.refusal
+	}
 	var m *member
 	if group > 0 {
 		m = f.admit(group)
@@ -209,10 +296,10 @@ func (f *fleet) pick(group int) (ticket, <-chan struct{}) {
 		m = f.idlest(f.ward)
 	}
 	if m == nil {
-		return ticket{}, f.changed
+		return ticket{}, f.changed, nil
 	}
 	m.inFlight++
-	return ticket{member: m, epoch: m.epoch, suspect: group > 0}, nil
+	return ticket{member: m, epoch: m.epoch, suspect: group > 0}, nil, nil
 }
 
 // idlest works under mu.
@@ -309,12 +396,17 @@ func (f *fleet) describe() []engineInfo {
 	infos := make([]engineInfo, len(f.members))
 	for i, m := range f.members {
 		infos[i] = engineInfo{URL: m.Name(), Version: m.version, Models: m.models}
+		if r, ok := m.Engine.(recorded); ok {
+			record := r.Record()
+			infos[i].Record = &record
+		}
 	}
 	return infos
 }
 
 type engineInfo struct {
-	URL     string   `json:"url"`
-	Version string   `json:"version,omitempty"`
-	Models  []string `json:"models,omitempty"`
+	URL     string       `json:"url"`
+	Version string       `json:"version,omitempty"`
+	Models  []string     `json:"models,omitempty"`
+	Record  *vllm.Record `json:"record,omitempty"` // of an engine of the runner's own
 }

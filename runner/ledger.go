@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spool/runner/gpu"
 	"spool/storage"
 	"spool/storage/batch"
 )
@@ -47,8 +48,14 @@ func (l *ledger) shardDone() {
 	l.rec.Shards++
 }
 
+// environment is what a runner works with.
+type environment struct {
+	engines []engineInfo
+	gpus    []gpu.Sample
+}
+
 // write puts the record. It says ended when the runner holds no shard of the batch.
-func (l *ledger) write(ctx context.Context, b storage.Bucket, engines []engineInfo) error {
+func (l *ledger) write(ctx context.Context, b storage.Bucket, env environment) error {
 	select {
 	case l.writing <- struct{}{}:
 		defer func() { <-l.writing }()
@@ -65,8 +72,13 @@ func (l *ledger) write(ctx context.Context, b storage.Bucket, engines []engineIn
 		rec.EndedAt = rec.UpdatedAt
 	}
 	var err error
-	if rec.Engine, err = json.Marshal(engines); err != nil {
+	if rec.Engine, err = json.Marshal(env.engines); err != nil {
 		return fmt.Errorf("encode runner record: %w", err)
+	}
+	if len(env.gpus) > 0 {
+		if rec.GPUs, err = json.Marshal(env.gpus); err != nil {
+			return fmt.Errorf("encode runner record: %w", err)
+		}
 	}
 	body, err := json.Marshal(rec)
 	if err != nil {

@@ -71,11 +71,12 @@ func New(cfg Config) (*Runner, error) {
 	log := cfg.Log.With(zap.String("runner_id", cfg.Name))
 	r := &Runner{
 		cfg: cfg, log: log,
-		fleet: newFleet(cfg.Engines, cfg.EngineLimit, log),
+		fleet: newFleet(cfg, log),
 		meter: newMeter(cfg.Metrics, cfg.Window),
 		held:  make(map[shardID]bool), ledgers: make(map[string]*ledger), plans: make(map[string]*batch.Plan),
 	}
 	r.window = newWindow(cfg, r.fleet, r.meter)
+	r.fleet.preempted = r.window.halve
 	return r, nil
 }
 
@@ -91,12 +92,18 @@ func (r *Runner) Run(ctx context.Context) error {
 	var services errgroup.Group
 	services.Go(func() error { return r.window.run(working) })
 	services.Go(func() error { r.writeRecords(working); return nil })
-	services.Go(func() error {
-		if err := r.fleet.run(working); err != nil {
-			stop(err)
+	needed := func(run func(context.Context) error) func() error { // without which there is no work
+		return func() error {
+			if err := run(working); err != nil {
+				stop(err)
+			}
+			return nil
 		}
-		return nil
-	})
+	}
+	services.Go(needed(r.fleet.run))
+	if r.cfg.GPUs != nil {
+		services.Go(needed(r.cfg.GPUs.Run))
+	}
 
 	r.log.Info("runner started", zap.String("event", "runner_started"), zap.Int("slots", r.cfg.Slots), zap.Int("window", r.cfg.Window))
 	r.lastWork = time.Now()
@@ -284,9 +291,17 @@ func (r *Runner) writeRecords(ctx context.Context) {
 }
 
 func (r *Runner) writeRecord(ctx context.Context, l *ledger) {
-	if err := l.write(ctx, r.cfg.Bucket, r.fleet.describe()); err != nil && ctx.Err() == nil {
+	if err := l.write(ctx, r.cfg.Bucket, r.environment()); err != nil && ctx.Err() == nil {
 		r.log.Warn("runner record could not be written", zap.String("event", "record_failed"), zap.Error(err))
 	}
+}
+
+func (r *Runner) environment() environment {
+	env := environment{engines: r.fleet.describe()}
+	if r.cfg.GPUs != nil {
+		env.gpus = r.cfg.GPUs.Samples()
+	}
+	return env
 }
 
 // pause waits for d, and reports false if ctx ended before.

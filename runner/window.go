@@ -21,6 +21,7 @@ type window struct {
 	fleet *fleet
 	retry RetryPolicy
 	meter *meter
+	*throttle
 
 	fast, main chan *task // each holds up to size lines, so that a shard's end leaves time to get the next
 	again      chan *task
@@ -51,7 +52,7 @@ type delayed struct {
 
 func newWindow(cfg Config, f *fleet, m *meter) *window {
 	return &window{
-		size: cfg.Window, fleet: f, retry: cfg.Retry, meter: m,
+		size: cfg.Window, fleet: f, retry: cfg.Retry, meter: m, throttle: newThrottle(cfg.Slots, cfg.Window),
 		fast: make(chan *task, cfg.Window), main: make(chan *task, cfg.Window),
 		again: make(chan *task), later: make(chan delayed),
 	}
@@ -61,8 +62,9 @@ func newWindow(cfg Config, f *fleet, m *meter) *window {
 func (w *window) run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { w.delay(ctx); return nil })
-	for range w.size {
-		g.Go(func() error { w.worker(ctx); return nil })
+	g.Go(func() error { w.grow(ctx); return nil })
+	for n := range w.size {
+		g.Go(func() error { w.worker(ctx, n); return nil })
 	}
 	return g.Wait()
 }
@@ -103,8 +105,8 @@ func (w *window) next(ctx context.Context) (*task, bool) {
 	}
 }
 
-func (w *window) worker(ctx context.Context) {
-	for {
+func (w *window) worker(ctx context.Context, n int) {
+	for w.wait(ctx, n) {
 		t, ok := w.next(ctx)
 		if !ok {
 			return
@@ -118,7 +120,10 @@ func (w *window) serve(ctx context.Context, t *task) {
 	for t.ctx.Err() == nil {
 		engine, err := w.fleet.acquire(t.ctx, t.group)
 		if err != nil {
-			return // its shard needs it no more
+			if t.ctx.Err() == nil {
+				t.chunk.owner.fail(err)
+			}
+			return // else its shard needs it no more
 		}
 		answer, took := w.ask(t, engine)
 		died := died(t.ctx, engine, answer)
@@ -170,7 +175,10 @@ func (w *window) settle(ctx context.Context, t *task, a vllm.Answer, took time.D
 			return
 		}
 		w.askLater(ctx, t, a)
-	case vllm.Busy, vllm.Aborted:
+	case vllm.Busy:
+		w.halve()
+		w.askLater(ctx, t, a)
+	case vllm.Aborted:
 		w.askLater(ctx, t, a)
 	}
 }

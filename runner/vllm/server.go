@@ -314,6 +314,13 @@ func (s *Server) Models(context.Context) ([]string, error) {
 	return names, nil
 }
 
+// Metrics gives the totals of all engines that this Server has had, and what the present one works on, as of the last
+// look, at most 5 s ago. It asks nobody.
+func (s *Server) Metrics(context.Context) (Counters, Load, error) {
+	st := s.Stats()
+	return st.Counters, st.Load, nil
+}
+
 // Version is that of the ready engine, or of the one before.
 func (s *Server) Version(context.Context) string { return s.Record().Version }
 

@@ -172,7 +172,8 @@ type Runner struct {
 	StartedAt int64              `json:"started_at"`
 	UpdatedAt int64              `json:"updated_at"`
 	EndedAt   int64              `json:"ended_at,omitempty"`
-	Engine    json.RawMessage    `json:"engine,omitempty"` // what the engine says of itself
+	Engine    json.RawMessage    `json:"engine,omitempty"` // what the engines say of themselves
+	GPUs      json.RawMessage    `json:"gpus,omitempty"`   // samples, as package gpu has them
 	Phases    map[string]float64 `json:"phases,omitempty"` // seconds by name
 	Shards    int                `json:"shards"`
 	Chunks    int                `json:"chunks"`
