@@ -50,12 +50,13 @@ func StatusKey(inputKey, id string) string {
 
 // Names of the objects in OutDir.
 const (
-	OutputName  = "output.jsonl"
-	ErrorsName  = "errors.jsonl"
-	InvalidName = "invalid.jsonl"
-	SummaryName = "summary.json"
-	ReportName  = "report.html"
-	ObjectName  = "batch.json"
+	OutputName   = "output.jsonl"
+	ErrorsName   = "errors.jsonl"
+	InvalidName  = "invalid.jsonl"
+	SummaryName  = "summary.json"
+	MarkdownName = "summary.md"
+	ReportName   = "report.html"
+	ObjectName   = "batch.json"
 )
 
 // Dir is the folder of a batch under sys/, with a slash at the end. The id comes first so that batches

@@ -1,5 +1,7 @@
 package batch
 
+import "time"
+
 // Summary is summary.json: what a run came to, for people, dashboards and the report. It may be written
 // again at any time, so nothing is decided by it; what decides is in manifest and result.
 type Summary struct {
@@ -17,14 +19,15 @@ type Summary struct {
 	OnInvalid string            `json:"on_invalid"`
 	Metadata  map[string]string `json:"metadata,omitempty"`
 
-	Lines   SummaryLines   `json:"lines"`
-	Bytes   SummaryBytes   `json:"bytes"`
-	Shards  int            `json:"shards"`
-	Chunks  int            `json:"chunks"`
-	Times   SummaryTimes   `json:"times"`
-	Seconds SummarySeconds `json:"seconds"`
-	Usage   Usage          `json:"usage"`
-	Rates   *SummaryRates  `json:"rates"` // null if nothing ran, or for less than the store's clock can tell
+	Lines   SummaryLines    `json:"lines"`
+	Bytes   SummaryBytes    `json:"bytes"`
+	Shards  int             `json:"shards"`
+	Chunks  int             `json:"chunks"`
+	Times   SummaryTimes    `json:"times"`
+	Seconds SummarySeconds  `json:"seconds"`
+	Usage   Usage           `json:"usage"`
+	Rates   *SummaryRates   `json:"rates"`   // null if nothing ran, or for less than the store's clock can tell
+	Latency *SummaryLatency `json:"latency"` // null if no runner recorded any
 
 	Errors     []ErrorClass `json:"errors"`      // most frequent first
 	FileErrors []BatchError `json:"file_errors"` // as errors.data of batch.json
@@ -71,6 +74,27 @@ type SummaryRates struct {
 	Lines        float64 `json:"lines_per_second"` // answered, well or with an error
 	InputTokens  float64 `json:"input_tokens_per_second"`
 	OutputTokens float64 `json:"output_tokens_per_second"`
+}
+
+// SummaryLatency is how long requests took that brought a result, in milliseconds, as Latencies has it.
+type SummaryLatency struct {
+	Count int64   `json:"count"`
+	P50   float64 `json:"p50_ms"`
+	P90   float64 `json:"p90_ms"`
+	P95   float64 `json:"p95_ms"`
+	P99   float64 `json:"p99_ms"`
+	Max   float64 `json:"max_ms"` // none took so long
+}
+
+// Summary gives the quantiles; nil of none.
+func (l Latencies) Summary() *SummaryLatency {
+	n := l.Count()
+	if n == 0 {
+		return nil
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	return &SummaryLatency{Count: n, P50: ms(l.Quantile(.5)), P90: ms(l.Quantile(.9)), P95: ms(l.Quantile(.95)),
+		P99: ms(l.Quantile(.99)), Max: ms(l.Max())}
 }
 
 // ErrorClass is one kind of line in errors.jsonl: an HTTP status that was not 2xx, or a code of lines that

@@ -5,7 +5,7 @@
 // anywhere. That is harmless, because there is one decision, the manifest, which is written once; because
 // all that follows is a pure function of it and of objects that never change; and because each of these
 // results is written once, too. So there is nothing to lock and nothing to clean up: whoever looks next
-// skips what is there and does what is not. The order is output, errors, invalid, summary, batch.json, result:
+// skips what is there and does what is not. The order is output, errors, invalid, summary and report, batch.json, result:
 // the user's signal comes after the data, and the tombstone, after which nobody looks, comes last.
 //
 // Memory is bounded by read-ahead buffers and by the part that is uploaded, not by the batch; only the plan and
@@ -32,6 +32,10 @@ type Config struct {
 	// every 30 s does not read a large batch a second time while its runner assembles it. By the store's
 	// clock, from the manifest's Last-Modified; then Try goes on with it. 0: at once.
 	Patience time.Duration
+
+	// Render makes report.html and summary.md of the summary. It must not fail, since no batch may stay open for it, and
+	// may be called concurrently. nil: neither is written.
+	Render func(*batch.Summary) (html, markdown []byte)
 }
 
 // Finalizer ends batches. It holds no state of any batch: its methods may be called at any time, any number of
@@ -41,11 +45,12 @@ type Finalizer struct {
 	by       string
 	parallel int
 	patience time.Duration
+	render   func(*batch.Summary) (html, markdown []byte)
 }
 
 // New returns a Finalizer.
 func New(cfg Config) *Finalizer {
-	return &Finalizer{bucket: cfg.Bucket, by: cfg.By, parallel: cmp.Or(cfg.Parallel, 16), patience: cfg.Patience}
+	return &Finalizer{bucket: cfg.Bucket, by: cfg.By, parallel: cmp.Or(cfg.Parallel, 16), patience: cfg.Patience, render: cfg.Render}
 }
 
 // Try ends the batch of a stored plan if it can be ended, and returns its result: the one that is
@@ -157,7 +162,7 @@ func (f *Finalizer) finish(ctx context.Context, plan *batch.Plan, m *batch.Manif
 		{"assemble output", j.output},
 		{"assemble errors", j.errors},
 		{"copy invalid lines", j.invalid},
-		{"write summary", j.summary},
+		{"write summary and report", j.summary},
 		{"write batch object", j.object},
 		{"write result", j.tombstone},
 	} {

@@ -15,18 +15,47 @@ import (
 	"spool/storage/batch"
 )
 
-// summary writes summary.json, over one that is there: the runners' records may have changed since.
+// summary writes summary.json, and what is rendered of it, over what is there: the runners' records may have changed since.
 func (j job) summary(ctx context.Context) error {
 	s, err := j.summarize(ctx)
 	if err != nil {
 		return err
 	}
+	return j.publish(ctx, s)
+}
+
+func (j job) publish(ctx context.Context, s *batch.Summary) error {
 	body, err := encodePretty(s)
 	if err != nil {
 		return err
 	}
-	_, err = j.bucket.Put(ctx, j.key(batch.SummaryName), body, jsonObject())
+	if _, err := j.bucket.Put(ctx, j.key(batch.SummaryName), body, jsonObject()); err != nil || j.render == nil {
+		return err
+	}
+	html, markdown := j.render(s)
+	if _, err := j.bucket.Put(ctx, j.key(batch.MarkdownName), markdown, markdownObject()); err != nil {
+		return err
+	}
+	_, err = j.bucket.Put(ctx, j.key(batch.ReportName), html, htmlObject())
 	return err
+}
+
+// Report makes summary.json, summary.md and report.html of an ended batch anew, as Summary does, and writes them over those that are
+// there. It returns the summary; nil if there is no manifest yet. It may be called again, and while somebody else finalises.
+func (f *Finalizer) Report(ctx context.Context, plan *batch.Plan) (*batch.Summary, error) {
+	m, _, err := f.manifest(ctx, plan)
+	if m == nil || err != nil {
+		return nil, err
+	}
+	j := job{f, plan, m}
+	s, err := j.summarize(ctx)
+	if err == nil {
+		err = j.publish(ctx, s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("report on batch %q: %w", plan.Batch, err)
+	}
+	return s, nil
 }
 
 // Summary makes the summary of an ended batch anew, from its manifest, its errors.jsonl and the runners' records as
@@ -76,6 +105,11 @@ func (j job) summarize(ctx context.Context) (*batch.Summary, error) {
 		s.Seconds.Running = max(0, m.FinalizedAt-m.InProgress)
 	}
 	s.Rates = rates(m, s.Seconds.Running)
+	var took []batch.Latencies
+	for _, r := range runners {
+		took = append(took, r.Latencies)
+	}
+	s.Latency = batch.MergeLatencies(took...).Summary()
 	return s, nil
 }
 

@@ -1,0 +1,105 @@
+package batch
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSeriesHalvesWhenItIsFull(t *testing.T) {
+	var s Series
+	for second := range 1000 {
+		s.Add(float64(second)+0.5, 1, 10)
+	}
+	var lines, tokens int64
+	for i := range s.Lines {
+		lines += s.Lines[i]
+		tokens += s.OutputTokens[i]
+	}
+	if s.SlotSeconds != 16 || len(s.Lines) != 63 || lines != 1000 || tokens != 10000 || s.Lines[0] != 16 || s.Lines[62] != 8 {
+		t.Errorf("slots of %v s, %d of them, %d lines, %d tokens, %v", s.SlotSeconds, len(s.Lines), lines, tokens, s.Lines)
+	}
+}
+
+func TestSeriesTakesGapsAndClocksThatJump(t *testing.T) {
+	var s Series
+	s.Add(-5, 1, 0)
+	s.Add(3.9, 2, 7)
+	if diff := cmp.Diff(Series{1, []int64{1, 0, 0, 2}, []int64{0, 0, 0, 7}}, s); diff != "" {
+		t.Error(diff)
+	}
+	s.Add(30*24*3600, 4, 9)
+	if len(s.Lines) > MaxSlots || s.Lines[0] != 3 || s.Lines[len(s.Lines)-1] != 4 {
+		t.Errorf("%d slots, %v", len(s.Lines), s.Lines)
+	}
+	c := s.Clone()
+	s.Add(0, 1, 1)
+	if c.Lines[0] != 3 || (*Series)(nil).Clone() != nil {
+		t.Errorf("the copy has %d in its first slot, want 3", c.Lines[0])
+	}
+}
+
+func TestLatencyBucketsFollowEachOther(t *testing.T) {
+	for b := range LatencyBuckets {
+		from, to := LatencyFrom(b), LatencyFrom(b+1)
+		if from >= to || LatencyBucket(from) != b || LatencyBucket(to-1) != b {
+			t.Fatalf("bucket %d: from %v to %v, which are in %d and %d", b, from, to, LatencyBucket(from), LatencyBucket(to-1))
+		}
+		if b > 16 && (to-from)*16 > from {
+			t.Errorf("bucket %d is %v wide from %v on", b, to-from, from)
+		}
+	}
+	for d, want := range map[time.Duration]int{-1: 0, 0: 0, 16 * time.Microsecond: 16, 32 * time.Microsecond: 32, time.Second: 16*16 + 14,
+		240 * time.Hour: LatencyBuckets - 1} {
+		if got := LatencyBucket(d); got != want {
+			t.Errorf("LatencyBucket(%v) = %d, want %d", d, got, want)
+		}
+	}
+}
+
+func TestQuantilesOfMergedLatenciesAreWithinABucketOfTheTruth(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var all []time.Duration
+	var parts [3][LatencyBuckets]int64
+	for i := range 20_000 {
+		d := time.Duration(math.Exp(rng.NormFloat64()) * float64(time.Second)) // log-normal
+		all = append(all, d)
+		parts[i%3][LatencyBucket(d)]++
+	}
+	var lists []Latencies
+	for _, p := range parts {
+		var l Latencies
+		for b, n := range p {
+			if n > 0 {
+				l = append(l, [2]int64{int64(b), n})
+			}
+		}
+		lists = append(lists, l)
+	}
+	merged := MergeLatencies(append(lists, Latencies{{-1, 5}, {LatencyBuckets, 5}, {3, -5}})...)
+	if merged.Count() != int64(len(all)) {
+		t.Fatalf("%d counted, want %d", merged.Count(), len(all))
+	}
+	slices.Sort(all)
+	for _, q := range []float64{0.5, 0.9, 0.95, 0.99, 1} {
+		truth := all[int(math.Ceil(q*float64(len(all))))-1]
+		got := merged.Quantile(q)
+		if off := math.Abs(float64(got-truth)) / float64(truth); off > 1.0/32 {
+			t.Errorf("quantile %v = %v, truth %v: off by %.3f", q, got, truth, off)
+		}
+	}
+	if top := all[len(all)-1]; merged.Max() <= top || merged.Max() > top+top/16 {
+		t.Errorf("Max = %v, truth %v", merged.Max(), top)
+	}
+	want := &SummaryLatency{Count: 2, P50: 1.008, P90: 2.016, P95: 2.016, P99: 2.016, Max: 2.048}
+	if diff := cmp.Diff(want, Latencies{{int64(LatencyBucket(time.Millisecond)), 1}, {int64(LatencyBucket(2 * time.Millisecond)), 1}}.Summary()); diff != "" {
+		t.Error(diff)
+	}
+	if (Latencies{}).Summary() != nil || (Latencies{}).Quantile(0.5) != 0 || (Latencies{}).Max() != 0 {
+		t.Error("of nothing there is a quantile")
+	}
+}
