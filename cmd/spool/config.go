@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"spool/runner"
+	"spool/runner/vllm"
 	"spool/storage/batch"
 	"spool/storage/batch/jsonl"
 	"spool/watcher"
@@ -28,10 +30,11 @@ type fileConfig struct {
 // poolConfig is one pool; what is left out has the defaults of watcher.Pool, jsonl.Config and
 // runner.RetryPolicy.
 type poolConfig struct {
-	Prefixes    []string    `yaml:"prefixes"`     // of input keys that mean this pool; the longest of all pools wins
-	ShardChunks int         `yaml:"shard_chunks"` // chunks a shard
-	Limits      limitConfig `yaml:"limits"`
-	Retry       retryConfig `yaml:"retry"`
+	Prefixes    []string     `yaml:"prefixes"`     // of input keys that mean this pool; the longest of all pools wins
+	ShardChunks int          `yaml:"shard_chunks"` // chunks a shard
+	Limits      limitConfig  `yaml:"limits"`
+	Retry       retryConfig  `yaml:"retry"`
+	Engine      engineConfig `yaml:"engine"` // that runners start themselves, without --engine-url
 }
 
 type limitConfig struct {
@@ -105,6 +108,13 @@ func (f *fileConfig) check() error {
 		}
 		if r := p.Retry; min(r.Base, r.Max, r.AfterMax, r.Timeout, time.Duration(r.Attempts)) < 0 {
 			return fmt.Errorf("pool %q: values of retry must not be negative", name)
+		}
+		if p.Engine.Model != "" {
+			if _, err := vllm.NewServer(p.Engine.vllm(nil)); err != nil {
+				return fmt.Errorf("pool %q: engine: %w", name, err)
+			}
+		} else if !reflect.DeepEqual(p.Engine, engineConfig{}) {
+			return fmt.Errorf("pool %q: engine: without a model, the rest has no effect", name)
 		}
 		for _, prefix := range p.Prefixes {
 			if !strings.HasPrefix(prefix, batch.InPrefix) {

@@ -25,6 +25,7 @@ const (
 	exitNoInput // no such input
 	exitUnfit   // store or queue unfit, or not to be reached
 	exitFailed  // the batch failed otherwise
+	exitGPU     // of run: a GPU is unfit
 )
 
 // exitMeanings is the table of docs/CLI.md, by code.
@@ -41,6 +42,7 @@ func exitMeanings() []string {
 		exitNoInput:     "no such input",
 		exitUnfit:       "store or queue unfit, or out of reach",
 		exitFailed:      "failed otherwise",
+		exitGPU:         "`run`: a GPU is unfit",
 	}
 }
 

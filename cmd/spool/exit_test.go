@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spool/runner"
+	"spool/runner/gpu"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/queue"
@@ -30,6 +31,7 @@ func TestErrorsHaveTheirExitCodes(t *testing.T) {
 		"queue unavailable": {&queue.Error{Kind: queue.ErrUnavailable}, exitUnfit, "--sqs-endpoint"},
 		"usage":             {fmt.Errorf("read: %w", usagef("what?")), exitUsage, ""},
 		"engine down":       {elsewhere(runner.ErrEngineDown), exitInternal, "--engine-url"},
+		"GPU unfit":         {elsewhere(fmt.Errorf("run: %w", &gpu.UnfitError{XID: 79, Cause: "XID 79"})), exitGPU, "give this machine up"},
 		"wrong model":       {elsewhere(fmt.Errorf("x: %w", runner.ErrElsewhere)), exitInternal, "model"},
 	} {
 		f := explain(c.err)

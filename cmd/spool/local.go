@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -26,21 +25,20 @@ func (p *program) localCommands() []*cli.Command {
 		Description: "Starts S3, SQS, their events and a Pushgateway on 127.0.0.1, a watcher, and runners that come with the work and go\n" +
 			"without it. Runs until SIGINT, or for as long as CMD, whose exit code it takes; CMD finds AWS_* and SPOOL_BUCKET\n" +
 			"set. Objects are kept in --data, queues in memory: after a restart the watcher fills them again. Without\n" +
-			"--engine-url the answers are made up by a stand-in for vLLM.\n\n" +
+			"--engine-url, --model, or a model for the pool in --config, the answers are made up by a stand-in for vLLM.\n\n" +
 			"Examples:\n   spool local\n   spool local --engine-url http://127.0.0.1:8000 --slots 64\n" +
+			"   spool local --model Qwen/Qwen3-8B --vllm /opt/venv/bin/vllm\n" +
 			"   spool local -- spool submit prompts.jsonl --wait",
-		Flags: []cli.Flag{
+		Flags: append(engineFlags("; default: the stand-in"),
 			&cli.StringFlag{Name: "data", Value: ".spool", Usage: "keep objects and logs in `DIR`"},
-			&cli.IntFlag{Name: "runners", Value: 2, Usage: "the most runners at once; 0 starts none"},
-			&cli.StringSliceFlag{Name: "engine-url", Usage: "`URL` of an inference server that runs already (repeatable; default: the stand-in)"},
-			&cli.StringFlag{Name: "engine-api-key", Hidden: true, Usage: "`KEY` for the engine; better in SPOOL_ENGINE_API_KEY"},
+			&cli.IntFlag{Name: "runners", Value: 2, Usage: "the most runners at once, with --model 1; 0 starts none"},
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that an engine works on at once"},
 			&cli.Float64Flag{Name: "sim-time-scale", Value: 1, Usage: "multiplies the times of the stand-in; 0 takes no time"},
-			&cli.DurationFlag{Name: "idle", Value: 10 * time.Second, Usage: "runners go after `TIME` without work"},
+			&cli.DurationFlag{Name: "idle", Value: 10 * time.Second, Usage: "runners go after `TIME` without work, with --model after 10m"},
 			&cli.IntFlag{Name: "port-base", Value: localstack.DefaultPortBase, Usage: "S3 is on `PORT`, SQS on the next, the Pushgateway on the one after; 0: any that are free"},
 			configFlag(),
 			&cli.BoolFlag{Name: "verbose", Usage: "show the logs on standard error too"},
-		},
+		),
 		Action: p.local,
 	}, {
 		Name:   localstack.S3Command,
@@ -60,10 +58,11 @@ type local struct {
 	stack *localstack.Stack
 
 	config   string
+	pools    *fileConfig
 	slots    int
 	idle     time.Duration
 	runners  int
-	engines  []string
+	engine   []string // arguments of spool run that choose it; nil: the pool's, else the stand-in
 	simScale float64
 	verbose  bool
 }
@@ -123,10 +122,50 @@ func (p *program) newLocal(c *cli.Context) (*local, error) {
 			return nil, fmt.Errorf("find --config: %w", err)
 		}
 	}
-	return &local{
-		p: p, exe: exe, dirs: dirs, config: config, slots: c.Int("slots"), idle: c.Duration("idle"), runners: c.Int("runners"),
-		engines: slices.Clone(c.StringSlice("engine-url")), simScale: c.Float64("sim-time-scale"), verbose: c.Bool("verbose"),
-	}, nil
+	pools, err := readConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	l := &local{
+		pools: pools, p: p, exe: exe, dirs: dirs, config: config, slots: c.Int("slots"), idle: c.Duration("idle"), runners: c.Int("runners"),
+		simScale: c.Float64("sim-time-scale"), verbose: c.Bool("verbose"),
+	}
+	return l, l.chooseEngine(c)
+}
+
+// A model takes minutes to load, and memory that this machine hardly has twice.
+const (
+	modelRunners = 1
+	modelIdle    = 10 * time.Minute
+)
+
+func (l *local) chooseEngine(c *cli.Context) error {
+	model, urls := c.String("model"), engineURLs(c)
+	switch {
+	case model != "" && len(urls) > 0:
+		return usagef("--engine-url and --model: give one of them")
+	case model == "":
+		for _, u := range urls {
+			l.engine = append(l.engine, "--engine-url", u)
+		}
+		return nil
+	}
+	if _, err := os.Stat(model); err == nil { // else it is a name at the hub
+		if model, err = filepath.Abs(model); err != nil {
+			return fmt.Errorf("find --model: %w", err)
+		}
+	}
+	l.engine = []string{"--model", model}
+	if program := c.String("vllm"); program != "" {
+		l.engine = append(l.engine, "--vllm", program)
+	}
+	if !c.IsSet("runners") {
+		l.runners = modelRunners
+	}
+	if !c.IsSet("idle") {
+		l.idle = modelIdle
+	}
+	return nil
 }
 
 // localLog is the log of the stack itself: a file, and standard error with --verbose.

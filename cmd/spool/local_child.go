@@ -15,8 +15,9 @@ import (
 	"time"
 )
 
-// stopPatience is how long a child may take to end after SIGTERM; a runner hands over within 10 s.
-const stopPatience = 15 * time.Second
+// stopPatience is how long a child may take to end after SIGTERM; a runner hands over within 10 s, and its vLLM has 20 s
+// more.
+const stopPatience = 35 * time.Second
 
 // child is this binary under another command, with its log in a file.
 type child struct {

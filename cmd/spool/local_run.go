@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -121,8 +122,7 @@ const (
 // fleet is the runners that run now.
 type fleet struct {
 	*local
-	pools   []string
-	engine  *child // the stand-in, from the first work on
+	sim     *child // the stand-in, from the first work on
 	socket  string
 	running map[string][]*child // by pool
 	started int
@@ -145,7 +145,7 @@ func (l *local) scaling(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		for _, pool := range f.pools {
+		for _, pool := range f.pools.names() {
 			if err := f.scale(pool); err != nil {
 				return err
 			}
@@ -154,17 +154,11 @@ func (l *local) scaling(ctx context.Context) error {
 }
 
 func (l *local) newFleet() (*fleet, error) {
-	cfg := &fileConfig{Pools: map[string]poolConfig{"default": {}}}
-	if l.config != "" {
-		if err := cfg.read(l.config); err != nil {
-			return nil, failf(exitUsage, "", "%w", err)
-		}
-	}
 	dir, err := os.MkdirTemp("", "spool-") // short: the path of a socket has at most 107 bytes
 	if err != nil {
 		return nil, fmt.Errorf("make folder for the engine's socket: %w", err)
 	}
-	return &fleet{local: l, pools: cfg.names(), socket: filepath.Join(dir, "engine.sock"), running: map[string][]*child{}}, nil
+	return &fleet{local: l, socket: filepath.Join(dir, "engine.sock"), running: map[string][]*child{}}, nil
 }
 
 // stop ends all runners at once, then the engine, so that they can hand over.
@@ -179,8 +173,8 @@ func (f *fleet) stop() {
 			r.stop()
 		}
 	}
-	if f.engine != nil {
-		f.engine.stop()
+	if f.sim != nil {
+		f.sim.stop()
 	}
 	_ = os.RemoveAll(filepath.Dir(f.socket)) // temporary
 }
@@ -239,37 +233,41 @@ func (f *fleet) messages(pool string) (visible, all int) {
 }
 
 func (f *fleet) startRunner(pool string) error {
-	urls, err := f.engineURLs()
+	engine, err := f.engineArgs(pool)
 	if err != nil {
 		return err
 	}
 	f.started++
-	args := []string{"run", "--pool", pool, "--idle", f.idle.String(), "--slots", fmt.Sprint(f.slots), "--pushgateway", f.stack.Endpoints.Pushgateway}
-	for _, u := range urls {
-		args = append(args, "--engine-url", u)
-	}
-	r, err := f.start(fmt.Sprintf("runner-%d", f.started), append(args, f.configArgs()...)...)
+	args := []string{"run", "--pool", pool, "--idle", f.idle.String(), "--pushgateway", f.stack.Endpoints.Pushgateway}
+	args = slices.Concat(args, engine, f.configArgs())
+	r, err := f.start(fmt.Sprintf("runner-%d", f.started), args...)
 	if err == nil {
 		f.running[pool] = append(f.running[pool], r)
 	}
 	return err
 }
 
-// engineURLs gives the engines of --engine-url, or starts the stand-in, again if it died.
-func (f *fleet) engineURLs() ([]string, error) {
-	if len(f.engines) > 0 {
-		return f.engines, nil
+// engineArgs gives the arguments that choose a runner's engine. It starts the stand-in, again if it died, for a pool
+// that has no other.
+func (f *fleet) engineArgs(pool string) ([]string, error) {
+	slots := []string{"--slots", fmt.Sprint(f.slots)}
+	if len(f.engine) > 0 {
+		return append(slots, f.engine...), nil
+	}
+	if f.pools.Pools[pool].Engine.Model != "" {
+		return nil, nil
 	}
 	url := "unix://" + f.socket
-	if f.engine != nil && f.engine.alive() {
-		return []string{url}, nil
+	args := append(slots, "--engine-url", url)
+	if f.sim != nil && f.sim.alive() {
+		return args, nil
 	}
 	if err := os.Remove(f.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
 	}
 	var err error
-	f.engine, err = f.start("engine", simCommandName, "--listen", url, "--slots", fmt.Sprint(f.slots), "--time-scale", fmt.Sprint(f.simScale))
-	return []string{url}, err
+	f.sim, err = f.start("engine", simCommandName, "--listen", url, "--slots", fmt.Sprint(f.slots), "--time-scale", fmt.Sprint(f.simScale))
+	return args, err
 }
 
 // verboseOnly is w, or nothing.

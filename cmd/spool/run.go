@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,7 +12,7 @@ import (
 
 	"spool/monitoring"
 	"spool/runner"
-	"spool/runner/vllm"
+	"spool/runner/gpu"
 	"spool/storage/finalize"
 	"spool/storage/lease"
 	"spool/storage/queue"
@@ -31,12 +30,11 @@ func (p *program) runCommand() *cli.Command {
 			"and exits when it was idle for --idle. SIGTERM hands over what it holds and exits 0. Exits 1 if its engine cannot\n" +
 			"do the work: another runner may. Logs to standard output.\n\n" +
 			"An engine is any server that speaks OpenAI's HTTP API: http://host:port, https://host, or unix:///path; a trailing\n" +
-			"/v1 is taken off. Its key is in SPOOL_ENGINE_API_KEY.\n\n" +
+			"/v1 is taken off. Its key is in SPOOL_ENGINE_API_KEY. Without --engine-url the runner starts vLLM itself, once there is\n" +
+			"something to ask: the model of --model, or of the pool's engine in --config.\n\n" +
 			"Examples:\n   spool run --bucket my-bucket --engine-url http://127.0.0.1:8000\n" +
 			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
-		Flags: append(append(storeFlags(), queueFlags()...), configFlag(), pushgatewayFlag(),
-			&cli.StringSliceFlag{Name: "engine-url", Usage: "`URL` of an inference server that runs already (repeatable)"},
-			&cli.StringFlag{Name: "engine-api-key", Hidden: true, Usage: "`KEY` for the engine; better in SPOOL_ENGINE_API_KEY, which ps does not show"},
+		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags("")), configFlag(), pushgatewayFlag(),
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
@@ -66,6 +64,9 @@ func (p *program) run(c *cli.Context) (err error) {
 		return err
 	}
 	cfg.Metrics = reg
+	gpus := watchGPUs(log)
+	defer gpus.Close()
+	cfg.GPUs = gpus
 	r, err := runner.New(cfg)
 	if err != nil {
 		return failf(exitUsage, "", "%w", err)
@@ -82,9 +83,12 @@ func (p *program) run(c *cli.Context) (err error) {
 func elsewhere(err error) error {
 	switch {
 	case errors.Is(err, runner.ErrEngineDown):
-		return failf(exitInternal, "check --engine-url, and the log of the engine", "%w", err)
+		return failf(exitInternal, "check --engine-url or --model, and the log of the engine", "%w", err)
 	case errors.Is(err, runner.ErrElsewhere):
 		return failf(exitInternal, "start the engine with the model that the batch names, or use another pool", "%w", err)
+	}
+	if _, ok := errors.AsType[*gpu.UnfitError](err); ok {
+		return failf(exitGPU, "give this machine up, and start a runner on another one", "%w", err)
 	}
 	return err
 }
@@ -98,10 +102,6 @@ func (p *program) runnerConfig(c *cli.Context, name string, log *zap.Logger) (ru
 	if err != nil {
 		return runner.Config{}, err
 	}
-	engines, err := engines(c)
-	if err != nil {
-		return runner.Config{}, err
-	}
 	s, err := p.openStore(c, "", log)
 	if err != nil {
 		return runner.Config{}, err
@@ -111,13 +111,14 @@ func (p *program) runnerConfig(c *cli.Context, name string, log *zap.Logger) (ru
 		return runner.Config{}, err
 	}
 	host, _ := os.Hostname() // a label for people
-	return runner.Config{
-		Bucket: s.Bucket, Fast: fast, Main: main, Engines: engines,
+	cfg := runner.Config{
+		Bucket: s.Bucket, Fast: fast, Main: main,
 		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name}),
 		Name:      name, Version: version(), Host: host,
-		Slots: c.Int("slots"), Scratch: c.String("scratch"), Idle: c.Duration("idle"), LeaseTTL: c.Duration("lease-ttl"),
+		Scratch: c.String("scratch"), Idle: c.Duration("idle"), LeaseTTL: c.Duration("lease-ttl"),
 		Retry: pool.Retry.policy(), Log: log,
-	}, nil
+	}
+	return cfg, setEngine(c, pool, &cfg)
 }
 
 // poolFor gives the pool of --pool. Without a configuration every name will do: its queues decide.
@@ -126,24 +127,6 @@ func poolFor(c *cli.Context, file *fileConfig) (poolConfig, error) {
 		return poolConfig{}, nil
 	}
 	return file.pool(c.String("pool"))
-}
-
-func engines(c *cli.Context) ([]runner.Engine, error) {
-	var list []runner.Engine
-	urls := strings.FieldsFunc(strings.Join(c.StringSlice("engine-url"), ","), func(r rune) bool { return r == ',' || r == ' ' })
-	if len(urls) == 0 {
-		return nil, failf(exitUsage, "start one, for instance vllm serve MODEL --port 8000, and give --engine-url http://127.0.0.1:8000",
-			"no engine: spool run needs --engine-url or SPOOL_ENGINE_URL")
-	}
-	slices.Sort(urls)
-	for _, u := range slices.Compact(urls) {
-		e, err := vllm.NewClient(u, vllm.Options{APIKey: c.String("engine-api-key")})
-		if err != nil {
-			return nil, failf(exitUsage, "", "%w", err)
-		}
-		list = append(list, e)
-	}
-	return list, nil
 }
 
 func openPool(c *cli.Context, pool string) (fast, main *queue.Queue, err error) {

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+
+	"spool/runner"
+	"spool/runner/gpu"
+	"spool/runner/vllm"
+)
+
+// engineConfig is the vLLM that runners of a pool start themselves; what is left out has the defaults of vllm.Config.
+type engineConfig struct {
+	Model         string            `yaml:"model"`    // a folder, or a name at the model hub
+	Revision      string            `yaml:"revision"` // of the model at the hub
+	Names         []string          `yaml:"names"`    // under which it is served, besides "default"
+	LoRA          map[string]string `yaml:"lora"`     // adapters: a name for requests, and a folder or a name at the hub
+	Slots         int               `yaml:"slots"`
+	BatchedTokens int               `yaml:"batched_tokens"`
+	MaxQueued     int               `yaml:"max_queued"`
+	Args          []string          `yaml:"args"` // more arguments of vllm serve
+	Env           map[string]string `yaml:"env"`
+	Command       []string          `yaml:"command"` // program, and what stands before "serve"
+	StartLimit    time.Duration     `yaml:"start_limit"`
+	StallLimit    time.Duration     `yaml:"stall_limit"`
+}
+
+// engineFlags choose the engine of spool run and spool local.
+func engineFlags(without string) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "engine-url", Usage: "`URL` of an inference server that runs already (repeatable" + without + ")"},
+		&cli.StringFlag{Name: "engine-api-key", Hidden: true, Usage: "`KEY` for the engine; better in SPOOL_ENGINE_API_KEY, which ps does not show"},
+		&cli.StringFlag{Name: "model", Usage: "start vLLM with `MODEL`, a folder or a name at the model hub, instead of --engine-url"},
+		&cli.StringFlag{Name: "vllm", Usage: "`PATH` of the vllm to start (default: vllm, as PATH finds it)"},
+	}
+}
+
+// withFlags is the pool's engine, changed by --model, --vllm and --slots.
+func (e engineConfig) withFlags(c *cli.Context) engineConfig {
+	if model := c.String("model"); model != "" {
+		e.Model, e.Revision, e.Names = model, "", nil
+	}
+	if program := c.String("vllm"); program != "" {
+		e.Command = []string{program}
+	}
+	if c.IsSet("slots") || e.Slots == 0 {
+		e.Slots = c.Int("slots")
+	}
+	return e
+}
+
+func (e engineConfig) vllm(log *zap.Logger) vllm.Config {
+	cfg := vllm.Config{
+		Command: e.Command, Model: e.Model, Revision: e.Revision, ServedNames: e.Names, Slots: e.Slots,
+		BatchedTokens: e.BatchedTokens, MaxQueued: e.MaxQueued, Args: e.Args, StartLimit: e.StartLimit, StallLimit: e.StallLimit,
+		HubCache: hubCache(), Image: os.Getenv("SPOOL_IMAGE"), Log: log,
+	}
+	if len(e.Names) == 0 {
+		cfg.ServedNames = []string{e.Model}
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.LoRA)) {
+		cfg.LoRA = append(cfg.LoRA, vllm.LoRA{Name: name, Path: e.LoRA[name]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.Env)) {
+		cfg.Env = append(cfg.Env, name+"="+e.Env[name])
+	}
+	return cfg
+}
+
+// hubCache is where the model hub's library keeps what it has fetched, by its own variables.
+func hubCache() string {
+	if dir := os.Getenv("HF_HUB_CACHE"); dir != "" {
+		return dir
+	}
+	if home := os.Getenv("HF_HOME"); home != "" {
+		return home + "/hub"
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return home + "/.cache/huggingface/hub"
+}
+
+// setEngine gives the runner the engines of --engine-url, else one of its own.
+func setEngine(c *cli.Context, pool poolConfig, cfg *runner.Config) error {
+	own := pool.Engine.withFlags(c)
+	cfg.Slots = own.Slots
+	urls := engineURLs(c)
+	switch {
+	case len(urls) > 0 && c.String("model") != "":
+		return usagef("--engine-url and --model: give one of them")
+	case len(urls) > 0:
+		return setClients(c, urls, cfg)
+	case own.Model == "":
+		return failf(exitUsage, "start one, for instance vllm serve MODEL --port 8000, and give --engine-url http://127.0.0.1:8000, or let spool start it: --model MODEL",
+			"no engine: spool run needs --engine-url, --model, or a model for the pool in --config")
+	}
+	server, err := vllm.NewServer(own.vllm(cfg.Log))
+	if err != nil {
+		return failf(exitUsage, "see the pool's engine in --config, --model and --vllm", "%w", err)
+	}
+	cfg.Server = server
+	return nil
+}
+
+func engineURLs(c *cli.Context) []string {
+	urls := strings.FieldsFunc(strings.Join(c.StringSlice("engine-url"), ","), func(r rune) bool { return r == ',' || r == ' ' })
+	slices.Sort(urls)
+	return slices.Compact(urls)
+}
+
+func setClients(c *cli.Context, urls []string, cfg *runner.Config) error {
+	for _, u := range urls {
+		e, err := vllm.NewClient(u, vllm.Options{APIKey: c.String("engine-api-key")})
+		if err != nil {
+			return failf(exitUsage, "", "%w", err)
+		}
+		cfg.Engines = append(cfg.Engines, e)
+	}
+	return nil
+}
+
+// watchGPUs opens the machine's GPUs, if there are any that this binary can watch. The caller closes the result.
+func watchGPUs(log *zap.Logger) *gpu.Sampler {
+	s, reason := gpu.Open(os.Getenv("CUDA_VISIBLE_DEVICES"))
+	if reason != "" {
+		log.Info("GPUs are not fully watched", zap.String("event", "gpus_not_watched"), zap.String("reason", reason))
+	}
+	return s
+}
