@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind says what a caller can do about an error.
@@ -45,6 +46,9 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// ErrorType is "store_" and the kind, for logs and counts.
+func (e *Error) ErrorType() string { return "store_" + strings.ReplaceAll(e.Kind.String(), " ", "_") }
 
 // KindOf tells the kind of err: that of the first Error in its chain, else KindUnknown.
 func KindOf(err error) Kind {
