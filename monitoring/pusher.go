@@ -39,6 +39,7 @@ const closeTries = 3
 type Pusher struct {
 	cfg      PusherConfig
 	pusher   *push.Pusher
+	last     *push.Pusher // of the push that Close makes
 	failures prometheus.Counter
 
 	stop   context.CancelFunc
@@ -60,17 +61,15 @@ func StartPusher(cfg PusherConfig) (*Pusher, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	p := &Pusher{cfg: cfg, done: make(chan struct{}), failures: prometheus.NewCounter(prometheus.CounterOpts{
-		Name:        "spool_telemetry_failures_total",
-		Help:        "Telemetry that could not be delivered, by sink.",
-		ConstLabels: prometheus.Labels{"sink": "pushgateway"},
-	})}
+	p := &Pusher{cfg: cfg, done: make(chan struct{}), failures: telemetryFailures("pushgateway")}
+	unread := telemetryFailures("collectors")
 	if cfg.Registerer != nil {
-		if err := cfg.Registerer.Register(p.failures); err != nil {
+		if err := errors.Join(cfg.Registerer.Register(p.failures), cfg.Registerer.Register(unread)); err != nil {
 			return nil, fmt.Errorf("register push failures: %w", err)
 		}
 	}
-	p.pusher = cfg.pusher()
+	readable := tolerant(cfg.Gatherer, unread)
+	p.pusher, p.last = cfg.pusher(readable), cfg.pusher(WithoutLive(readable))
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	go p.loop(ctx)
@@ -78,12 +77,10 @@ func StartPusher(cfg PusherConfig) (*Pusher, error) {
 }
 
 func (c PusherConfig) validate() error {
-	u, err := url.Parse(c.URL)
+	_, err := gatewayURL(c.URL)
 	switch {
 	case err != nil:
-		return errors.New("pushgateway: not an address") // which may hold a password
-	case (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
-		return fmt.Errorf("pushgateway %q: want an address like http://host:9091", c.URL)
+		return err
 	case c.Job == "" || c.Instance == "":
 		return errors.New("pusher: job and instance must be set")
 	case c.Gatherer == nil:
@@ -92,13 +89,25 @@ func (c PusherConfig) validate() error {
 	return nil
 }
 
+// gatewayURL reads the address of a Pushgateway.
+func gatewayURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, errors.New("pushgateway: not an address") // which may hold a password
+	case (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
+		return nil, fmt.Errorf("pushgateway %q: want an address like http://host:9091", s)
+	}
+	return u, nil
+}
+
 // pusher gives client_golang's, with a time-out, which it lacks, and with the password of the address in a
 // header, since its errors quote the address.
-func (c PusherConfig) pusher() *push.Pusher {
+func (c PusherConfig) pusher(g prometheus.Gatherer) *push.Pusher {
 	u, _ := url.Parse(c.URL) // validate has done so before
 	user := u.User
 	u.User = nil
-	p := push.New(u.String(), c.Job).Grouping("instance", c.Instance).Gatherer(c.Gatherer).
+	p := push.New(u.String(), c.Job).Grouping("instance", c.Instance).Gatherer(g).
 		Client(&http.Client{Timeout: c.Timeout})
 	if password, ok := user.Password(); ok {
 		p.BasicAuth(user.Username(), password)
@@ -109,7 +118,7 @@ func (c PusherConfig) pusher() *push.Pusher {
 func (p *Pusher) loop(ctx context.Context) {
 	defer close(p.done)
 	for {
-		_ = p.push(ctx) // counted and logged there
+		_ = p.push(ctx, p.pusher) // counted and logged there
 		jitter := 0.9 + 0.2*rand.Float64()
 		timer := time.NewTimer(time.Duration(float64(p.cfg.Interval) * jitter))
 		select {
@@ -122,8 +131,8 @@ func (p *Pusher) loop(ctx context.Context) {
 }
 
 // push replaces the group by what the gatherer has now.
-func (p *Pusher) push(ctx context.Context) error {
-	err := p.pusher.PushContext(ctx)
+func (p *Pusher) push(ctx context.Context, pusher *push.Pusher) error {
+	err := pusher.PushContext(ctx)
 	if ctx.Err() != nil { // Close pushes again
 		return err
 	}
@@ -141,7 +150,7 @@ func (p *Pusher) push(ctx context.Context) error {
 	return err
 }
 
-// Close stops the loop and pushes the last state, in three tries and within PusherConfig.CloseIn. It may
+// Close stops the loop and pushes the last state without live gauges, in three tries and within PusherConfig.CloseIn. It may
 // be called twice. That the push failed is logged, and is no error of anything else.
 func (p *Pusher) Close() {
 	p.once.Do(func() {
@@ -150,7 +159,7 @@ func (p *Pusher) Close() {
 		ctx, cancel := context.WithTimeout(context.Background(), p.cfg.CloseIn)
 		defer cancel()
 		for range closeTries {
-			if p.push(ctx) == nil || ctx.Err() != nil {
+			if p.push(ctx, p.last) == nil || ctx.Err() != nil {
 				return
 			}
 		}

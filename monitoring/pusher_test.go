@@ -109,7 +109,8 @@ func TestPusherCountsFailuresAndLogsOnlyChanges(t *testing.T) {
 	<-g.values // after three failures
 	p.Close()
 	want := "# HELP spool_telemetry_failures_total Telemetry that could not be delivered, by sink.\n" +
-		"# TYPE spool_telemetry_failures_total counter\nspool_telemetry_failures_total{sink=\"pushgateway\"} 3\n"
+		"# TYPE spool_telemetry_failures_total counter\nspool_telemetry_failures_total{sink=\"collectors\"} 0\n" +
+		"spool_telemetry_failures_total{sink=\"pushgateway\"} 3\n"
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "spool_telemetry_failures_total"); err != nil {
 		t.Error(err)
 	}
