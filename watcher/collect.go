@@ -2,6 +2,7 @@ package watcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -41,7 +42,7 @@ func (w *Watcher) collectLogged(ctx context.Context) {
 	}
 }
 
-// collectIfDue deletes what batches left behind that ended long ago, unless somebody did so today.
+// collectIfDue deletes what batches left behind that ended long ago, and tidies logs, unless somebody did so today.
 func (w *Watcher) collectIfDue(ctx context.Context) error {
 	if w.cfg.Deleter == nil || w.cfg.Retention < 0 {
 		return nil
@@ -56,7 +57,10 @@ func (w *Watcher) collectIfDue(ctx context.Context) error {
 	if _, err := w.cfg.Bucket.Put(ctx, collectedKey, nil, storage.PutOptions{}); err != nil {
 		return err
 	}
-	return w.collect(ctx)
+	if mark, err = w.cfg.Bucket.Head(ctx, collectedKey); err != nil {
+		return err
+	}
+	return errors.Join(w.collect(ctx), w.collectLogs(ctx, mark.Date))
 }
 
 // collect looks at every batch that ever was: one small LIST each, since the next one begins where the
@@ -155,7 +159,7 @@ func (w *Watcher) unplanned(ctx context.Context, id string) error {
 	if _, err := w.putPlan(ctx, plan); err != nil {
 		return fmt.Errorf("abandon: %w", err)
 	}
-	w.log.Warn("input gone before it was validated", zap.String("batch_id", id), zap.String("key", marker.Key))
+	w.log.Warn("input gone before it was validated", zap.String("event", "input_gone"), zap.String("batch_id", id), zap.String("key", marker.Key))
 	return w.advance(ctx, id)
 }
 

@@ -46,7 +46,7 @@ func (p *pool) drain(ctx context.Context) error {
 func (p *pool) revive(ctx context.Context, q Queue, m *queue.Message) error {
 	var job batch.Message
 	if err := json.Unmarshal([]byte(m.Body), &job); err != nil || job.V != batch.Version || job.Type != batch.MessageShard {
-		p.w.log.Warn("dead message not understood", zap.String("pool", p.name), zap.String("message_id", m.ID))
+		p.w.log.Warn("dead message not understood", zap.String("event", "dead_message_unknown"), zap.String("pool", p.name), zap.String("message_id", m.ID))
 		return nil
 	}
 	p.w.metrics.dead.WithLabelValues(p.name).Inc()
@@ -54,7 +54,7 @@ func (p *pool) revive(ctx context.Context, q Queue, m *queue.Message) error {
 	if err != nil {
 		return err
 	}
-	p.w.log.Info("dead message taken", zap.String("pool", p.name), zap.String("batch_id", job.Batch),
+	p.w.log.Info("dead message taken", zap.String("event", "dead_message"), zap.String("pool", p.name), zap.String("batch_id", job.Batch),
 		zap.Int("shard", job.Shard), zap.Bool("sent_again", revived))
 	return q.Delete(ctx, m)
 }

@@ -71,7 +71,7 @@ func (w *Watcher) lookLogged(ctx context.Context, key string) {
 	switch {
 	case err == nil || ctx.Err() != nil:
 	case errors.Is(err, errChanged):
-		w.log.Info("input changed while it was validated", zap.String("key", key))
+		w.log.Info("input changed while it was validated", zap.String("event", "input_changed"), zap.String("key", key))
 		if _, err := w.ask(ctx, key); err != nil && ctx.Err() == nil {
 			w.failed("look", err, zap.String("key", key))
 		}

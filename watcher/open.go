@@ -189,6 +189,7 @@ func (w *Watcher) finishLogged(ctx context.Context, id string) {
 // follows, puts the ended marker.
 func (w *Watcher) close(ctx context.Context, o *open, result *batch.Result) error {
 	w.sayEnded(ctx, o, result)
+	w.ripen(o.plan)
 	w.drop(o.plan)
 	if w.cfg.Deleter == nil {
 		w.mu.Lock()
@@ -199,7 +200,7 @@ func (w *Watcher) close(ctx context.Context, o *open, result *batch.Result) erro
 	}
 	if w.forget(o.id) {
 		w.metrics.batches.WithLabelValues(result.Outcome).Inc()
-		w.log.Info("batch ended", zap.String("batch_id", o.id), zap.String("key", o.plan.Input.Key),
+		w.log.Info("batch ended", zap.String("event", "batch_ended"), zap.String("batch_id", o.id), zap.String("key", o.plan.Input.Key),
 			zap.String("outcome", result.Outcome), zap.Int64("total", result.Total),
 			zap.Int64("completed", result.Completed), zap.Int64("failed", result.Failed))
 	}
@@ -304,7 +305,7 @@ func (w *Watcher) judge(ctx context.Context, s *survey) error {
 		return err
 	}
 	if stored.Mine {
-		w.log.Info("batch stopped", zap.String("batch_id", s.plan.Batch), zap.String("key", s.plan.Input.Key),
+		w.log.Info("batch stopped", zap.String("event", "batch_stopped"), zap.String("batch_id", s.plan.Batch), zap.String("key", s.plan.Input.Key),
 			zap.String("outcome", stop.Outcome), zap.String("code", stop.Code))
 	}
 	s.stop, err = readJSON[batch.Stop](ctx, w.cfg.Bucket, batch.StopKey(s.plan.Batch))

@@ -48,7 +48,7 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 		w.discard(ctx, id, st.pieces)
 	}
 	w.metrics.planned(plan, mine)
-	w.log.Info("batch planned", zap.String("batch_id", id), zap.String("key", up.Key), zap.String("verdict", plan.Verdict),
+	w.log.Info("batch planned", zap.String("event", "batch_planned"), zap.String("batch_id", id), zap.String("key", up.Key), zap.String("verdict", plan.Verdict),
 		zap.Int64("lines", plan.Lines), zap.Int64("bad", plan.Bad), zap.Int("shards", len(plan.Shards)), zap.Bool("mine", mine))
 	// A marker that was there at the start may have been taken for an abandoned one in the meantime.
 	return w.markOpen(ctx, up, id)
@@ -104,7 +104,7 @@ func (w *Watcher) discard(ctx context.Context, id string, keys []string) {
 	defer cancel()
 	for _, key := range keys {
 		if err := w.cfg.Deleter.Delete(ctx, key); err != nil {
-			w.log.Debug("staged object left behind", zap.String("batch_id", id), zap.Error(err))
+			w.log.Debug("staged object left behind", zap.String("event", "staged_left"), zap.String("batch_id", id), zap.Error(err))
 			return
 		}
 	}

@@ -77,7 +77,7 @@ func (p *pool) check(ctx context.Context) error {
 		}
 	}
 	if _, err := p.queue(ctx, queue.DeadQueue(p.name)); err != nil {
-		p.w.log.Warn("no dead-letter queue", zap.String("queue", queue.DeadQueue(p.name)), zap.Error(err))
+		p.w.log.Warn("no dead-letter queue", zap.String("event", "no_dead_queue"), zap.String("queue", queue.DeadQueue(p.name)), zap.Error(err))
 	}
 	return nil
 }
@@ -276,7 +276,7 @@ func (p *pool) resendBatch(ctx context.Context, s *survey, missing bool) error {
 	}
 	won, err := p.send(ctx, s, lost)
 	if won {
-		p.w.log.Warn("messages seem lost, sent again", zap.String("batch_id", s.plan.Batch), zap.Ints("shards", lost))
+		p.w.log.Warn("messages seem lost, sent again", zap.String("event", "jobs_resent"), zap.String("batch_id", s.plan.Batch), zap.Ints("shards", lost))
 		p.w.metrics.resent.WithLabelValues(p.name).Add(float64(len(lost)))
 	}
 	return err

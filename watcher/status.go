@@ -44,7 +44,7 @@ func (w *Watcher) say(ctx context.Context, st batch.Status) {
 	}
 	if err != nil && ctx.Err() == nil {
 		w.metrics.errors.WithLabelValues("status").Inc()
-		w.log.Warn("status not written", zap.String("batch_id", st.Batch), zap.String("key", st.Input), zap.Error(err))
+		w.log.Warn("status not written", zap.String("event", "status_failed"), zap.String("batch_id", st.Batch), zap.String("key", st.Input), zap.Error(err))
 	}
 }
 
@@ -115,7 +115,7 @@ func (w *Watcher) sayProgress(ctx context.Context, o *open, s *survey) {
 		return
 	}
 	if err := w.measure(ctx, o, s); err != nil {
-		w.log.Debug("progress not measured", zap.String("batch_id", o.id), zap.Error(err))
+		w.log.Debug("progress not measured", zap.String("event", "progress_unknown"), zap.String("batch_id", o.id), zap.Error(err))
 	}
 	st := batch.Status{
 		Batch: o.id, Input: o.plan.Input.Key, State: state, Runners: s.runners(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,8 @@ type Watcher struct {
 	closed  map[string]struct{} // batches with a result whose open marker cannot be deleted
 	pools   map[string]*pool
 
+	ripening map[string]time.Time // when batches were seen to end whose logs are to be joined, by folder
+
 	surveyed bool // a scan has seen all open batches
 }
 
@@ -53,7 +56,7 @@ func New(cfg Config) (*Watcher, error) {
 	w := &Watcher{
 		cfg: cfg, log: cfg.Log, metrics: m,
 		ended: map[string]struct{}{}, planned: map[string]string{}, open: map[string]*open{},
-		closed: map[string]struct{}{}, pools: map[string]*pool{},
+		closed: map[string]struct{}{}, pools: map[string]*pool{}, ripening: map[string]time.Time{},
 	}
 	w.backlog = newBacklog(cfg.Validators, w.lookLogged)
 	w.finals = newBacklog(cfg.Validators, w.finishLogged)
@@ -78,6 +81,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 	var beside sync.WaitGroup
 	beside.Go(func() { w.collectLoop(ctx) })
+	beside.Go(func() { w.logsLoop(ctx) })
 	if w.cfg.Events != nil {
 		beside.Go(func() { w.follow(ctx) })
 	}
@@ -151,7 +155,7 @@ func (w *Watcher) probe(ctx context.Context) error {
 	if err == nil {
 		err = report.Err()
 		if err != nil && w.cfg.AllowWeakStore {
-			w.log.Warn("the store is unfit: lines may be lost or doubled", zap.Error(err))
+			w.log.Warn("the store is unfit: lines may be lost or doubled", zap.String("event", "store_unfit"), zap.Error(err))
 			err = nil
 		}
 	}
@@ -162,5 +166,6 @@ func (w *Watcher) probe(ctx context.Context) error {
 func (w *Watcher) failed(what string, err error, fields ...zap.Field) {
 	w.failures.Add(1)
 	w.metrics.errors.WithLabelValues(what).Inc()
-	w.log.Error("failed, will be tried again", append(fields, zap.String("what", what), zap.Error(err))...)
+	event := strings.ReplaceAll(what, " ", "_") + "_failed"
+	w.log.Error("failed, will be tried again", append(fields, zap.String("event", event), zap.String("what", what), zap.Error(err))...)
 }
