@@ -20,7 +20,8 @@ NVML := CGO_ENABLED=1 CGO_CFLAGS="-O2 -g -Wno-deprecated-declarations" $(GO)
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z0-9-]*:.*## / { printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PKG=./runner/... limits test, race, cover and bench to some packages; FUZZTIME, SOAK and BENCH: see their targets"
+	@echo "  PKG=./runner/... limits test, race, cover and microbench to some packages; BENCH=Slots limits bench to one row;"
+	@echo "  FUZZTIME, SOAK: see their targets"
 
 .PHONY: build
 build: ## Build bin/spool; its version comes from git
@@ -55,12 +56,12 @@ fuzz: ## Fuzz every target for FUZZTIME (30s)
 	done
 
 .PHONY: bench
-bench: ## Run the benchmarks that match BENCH (all)
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
+bench: ## Print what spool costs against what it could, and write bin/bench.json; half an hour (BENCH, SPOOL_VLLM_DIR)
+	SPOOL_BENCH=$(CURDIR)/bin $(GO) test -timeout 0 -count 1 -run '^TestBench$$/$(BENCH)' -v ./localstack/e2e
 
-.PHONY: measure
-measure: ## Print what a run costs, as a table; minutes (SPOOL_MEASURE_LINES: of the large file, 1000000)
-	SPOOL_MEASURE=1 $(GO) test -timeout 0 -count 1 -run TestMeasure -v ./localstack/e2e
+.PHONY: microbench
+microbench: ## Run Go's benchmarks that match BENCH (all)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
 
 .PHONY: soak
 soak: ## Repeat the tests of crashes, kills and races SOAK times (10) under the race detector
