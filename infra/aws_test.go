@@ -19,6 +19,12 @@ const (
 	runner = "r-host-1"
 )
 
+// Keys of logs.
+var (
+	logPart    = batch.LogDir(input, id) + runner + "/" + batch.LogPart(1, 9)
+	joinedLogs = batch.JoinedLogKey(batch.LogDir(input, id), "7")
+)
+
 func TestUserWritesInputsAndReadsResults(t *testing.T) {
 	w := newWorld(t)
 	out := batch.OutDir(input, id)
@@ -26,14 +32,14 @@ func TestUserWritesInputsAndReadsResults(t *testing.T) {
 		put(input, unconditional), put(input, ifAbsent), upload(input, unconditional), upload(input, ifAbsent),
 		put(input+batch.CancelSuffix, unconditional),
 		get(input), get(out+batch.OutputName), get(out+batch.ObjectName), get(batch.StatusKey(input, id)),
-		get(batch.LogDir(input, id)+"r-1/0-9.ndjson.gz"),
+		get(logPart), get(joinedLogs),
 		listing("in/"), listing("in/math/"), listing(input), listing(out), listing(batch.LogDir(input, id)),
 	)
 	w.mustDeny(t, "user",
 		get(batch.PlanKey(id)), get(batch.PieceKey(id, "f", 0)), get(batch.ChunkKey(id, 0, 0)),
 		listing(""), listing("sys/"), listing(batch.Dir(id)),
 		put(out+batch.OutputName, ifAbsent), put(batch.StatusKey(input, id), unconditional), upload(batch.ChunkKey(id, 0, 0), ifAbsent),
-		remove(input), remove(out+batch.OutputName), remove(batch.PlanKey(id)),
+		remove(input), remove(out+batch.OutputName), remove(batch.PlanKey(id)), put(logPart, unconditional), remove(logPart),
 		onQueue(queue.PoolQueue(pool), "SendMessage", "ReceiveMessage", "DeleteMessage", "PurgeQueue"),
 		onQueue(queue.EventsQueue, "SendMessage"),
 	)
@@ -51,6 +57,8 @@ func TestWatcherDoesItsWorkAndLeavesInputsAlone(t *testing.T) {
 		put(batch.SysPrefix+"collected", unconditional), getAbsent(batch.SysPrefix+"collected"),
 		remove(batch.OpenKey(id)), remove(batch.PieceKey(id, "f", 0)), remove(batch.BadKey(id, "f")),
 		remove(batch.ChunkKey(id, 0, 0)), remove(batch.LeaseKey(id, 0)), remove(batch.SegmentKey(id, 0, runner, 1)),
+		listing(batch.LogsPrefix), getAbsent(logPart), getAbsent(joinedLogs), upload(joinedLogs, unconditional),
+		remove(logPart), remove(joinedLogs), remove(batch.OtherLogDir("runner", runner)+batch.LogPart(1, 9)),
 		onQueue(queue.PoolQueue(pool), "GetQueueUrl", "GetQueueAttributes", "SendMessage"),
 		onQueue(queue.FastQueue(pool), "GetQueueUrl", "GetQueueAttributes", "SendMessage"),
 		onQueue(queue.DeadQueue(pool), "GetQueueUrl", "ReceiveMessage", "DeleteMessage"),
@@ -62,6 +70,7 @@ func TestWatcherDoesItsWorkAndLeavesInputsAlone(t *testing.T) {
 		remove(batch.DoneKey(id, 0)), remove(batch.SentKey(id)),
 		remove(batch.EndedKey(input, "etag", time.Unix(0, 0))), remove(batch.RunnerKey(id, runner)),
 		remove(batch.OutDir(input, id)+batch.OutputName), remove(batch.OutDir(input, id)+batch.ObjectName),
+		remove(batch.LogsPrefix+"notes.txt"),
 		onQueue(queue.PoolQueue(pool), "ReceiveMessage", "DeleteMessage", "PurgeQueue", "SetQueueAttributes"),
 		onQueue("other", "SendMessage"),
 	)
@@ -81,7 +90,7 @@ func TestRunnerDoesItsWorkAndDeletesNothing(t *testing.T) {
 		w.mustDeny(t, "runner", remove(key))
 	}
 	w.mustDeny(t, "runner",
-		get(input), put(input, ifAbsent),
+		get(input), put(input, ifAbsent), get(logPart), put(joinedLogs, unconditional),
 		put(batch.StatusKey(input, id), unconditional), put(batch.OpenKey(id), ifAbsent),
 		onQueue(queue.PoolQueue("big"), "ReceiveMessage", "SendMessage", "DeleteMessage"),
 		onQueue(queue.EventsQueue, "ReceiveMessage", "SendMessage"),
@@ -99,7 +108,7 @@ func sampleKeys() []string {
 		batch.DoneKey(id, 0), batch.PieceKey(id, "f", 0), batch.BadKey(id, "f"), batch.LeaseKey(id, 0), batch.ChunkKey(id, 0, 0),
 		batch.SegmentKey(id, 0, runner, 1), batch.RunnerKey(id, runner), batch.EndedKey(input, "etag", time.Unix(0, 0)),
 		out + batch.OutputName, out + batch.ErrorsName, out + batch.InvalidName, out + batch.SummaryName, out + batch.ReportName,
-		out + batch.ObjectName, batch.StatusKey(input, id), batch.LogDir(input, id) + "r-1/0-9.ndjson.gz",
+		out + batch.ObjectName, batch.StatusKey(input, id), logPart, joinedLogs, batch.OtherLogDir("runner", runner) + batch.LogPart(1, 9),
 	}
 }
 

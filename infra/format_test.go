@@ -62,7 +62,7 @@ var (
 	cells  = regexp.MustCompile(`^\| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$`)
 	quoted = regexp.MustCompile("`([^`]+)`")
 	tokens = strings.NewReplacer("<path>", "math/gsm8k.jsonl", "<batch>", id, "<shard>", "00000", "<chunk>", "000000",
-		"<folder>", "f", "<runner>", runner, "<n>", "000001", "<hash>", "abc", "<name>", "7", "/…", "/x")
+		"<folder>", "f", "<runner>", runner, "<n>", "000001", "<hash>", "abc", "<name>", "7", "<first>", "0000000001", "<last>", "0000000009", "<component>", "runner", "/…", "/x")
 	writers = map[string][]string{
 		"the user": {"user"}, "watcher": {"watcher"}, "runner": {"runner"}, "finaliser": {"runner", "watcher"}, "all": {"runner", "watcher"},
 		"watcher, doctor": {"watcher"}, // an operator runs spool doctor in the watcher's role
