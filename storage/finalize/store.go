@@ -87,7 +87,9 @@ func markdownObject() storage.PutOptions {
 	return storage.PutOptions{ContentType: "text/markdown; charset=utf-8"}
 }
 
-func htmlObject() storage.PutOptions { return storage.PutOptions{ContentType: "text/html; charset=utf-8"} }
+func htmlObject() storage.PutOptions {
+	return storage.PutOptions{ContentType: "text/html; charset=utf-8"}
+}
 
 // partSize is the least that there is: a part is held in memory, where the collector doubles it, while some requests
 // more cost little.

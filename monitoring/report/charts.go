@@ -1,0 +1,296 @@
+package report
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"spool/storage/batch"
+)
+
+// Charts are SVG of 1,000 × 100 units that is stretched to its place; their words stand around it as text, so that they
+// stay readable on a phone.
+const (
+	chartWidth  = 1000.0
+	chartHeight = 100.0
+)
+
+// units writes a coordinate, to a tenth.
+func units(f float64) string {
+	if math.IsNaN(f) {
+		f = 0
+	}
+	return strconv.FormatFloat(math.Round(10*max(0, min(f, chartWidth)))/10, 'f', -1, 64)
+}
+
+// columns is a bar chart.
+type columns struct {
+	Title               string // what it shows, for who cannot see it
+	Top                 string // the value at the upper edge
+	Left, Middle, Right string // below
+	Bars                []bar
+}
+
+type bar struct{ X, Y, W, H, Tip string }
+
+// newColumns draws values, with what tip says of each. It returns nil if all are 0.
+func newColumns(title string, values []float64, tip func(i int) string) *columns {
+	top := 0.0
+	for _, v := range values {
+		top = max(top, v)
+	}
+	if top <= 0 {
+		return nil
+	}
+	c := &columns{Title: title, Top: decimal(top)}
+	w := chartWidth / float64(len(values))
+	for i, v := range values {
+		if v <= 0 {
+			continue
+		}
+		h := max(chartHeight*v/top, 0.5)
+		c.Bars = append(c.Bars, bar{units(float64(i) * w), units(chartHeight - h), units(w * 0.92), units(h), tip(i)})
+	}
+	return c
+}
+
+// flow is the work of all runners over time, in slots of equal length.
+type flow struct {
+	start   float64 // Unix seconds
+	slot    float64 // seconds
+	lines   []float64
+	tokens  []float64
+	runners int // that recorded it
+}
+
+// newFlow adds the series of runners; nil if there is none.
+func newFlow(runners []batch.Runner) *flow {
+	start, end, slot, n := math.Inf(1), math.Inf(-1), 1.0, 0
+	usable := func(r *batch.Runner) bool {
+		return r.Series != nil && r.Series.SlotSeconds > 0 && len(r.Series.Lines) > 0 && len(r.Series.Lines) <= batch.MaxSlots && r.StartedAt > 0
+	}
+	for i := range runners {
+		if r := &runners[i]; usable(r) {
+			n++
+			start = min(start, float64(r.StartedAt))
+			end = max(end, float64(r.StartedAt)+r.Series.SlotSeconds*float64(len(r.Series.Lines)))
+			slot = max(slot, r.Series.SlotSeconds)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	slot = max(slot, (end-start)/batch.MaxSlots)
+	size := max(1, min(batch.MaxSlots, int(math.Ceil((end-start)/slot))))
+	f := &flow{start: start, slot: slot, lines: make([]float64, size), tokens: make([]float64, size), runners: n}
+	for i := range runners {
+		if r := &runners[i]; usable(r) {
+			at := float64(r.StartedAt) - start
+			f.spread(f.lines, at, r.Series.SlotSeconds, r.Series.Lines)
+			f.spread(f.tokens, at, r.Series.SlotSeconds, r.Series.OutputTokens)
+		}
+	}
+	return f
+}
+
+// spread adds slots of another length, each in parts to those that it overlaps.
+func (f *flow) spread(into []float64, at, slot float64, values []int64) {
+	for i, v := range values[:min(len(values), batch.MaxSlots)] {
+		from := (at + float64(i)*slot) / f.slot
+		to := from + slot/f.slot
+		for b := max(0, int(from)); b < len(into) && float64(b) < to; b++ {
+			into[b] += float64(max(0, v)) * (min(to, float64(b+1)) - max(from, float64(b))) / (to - from)
+		}
+	}
+}
+
+// chart draws one of the two as a rate a second.
+func (f *flow) chart(title, unit string, values []float64) *columns {
+	rates := make([]float64, len(values))
+	for i, v := range values {
+		rates[i] = v / f.slot
+	}
+	c := newColumns(title, rates, func(i int) string {
+		return span(float64(i)*f.slot) + " to " + span(float64(i+1)*f.slot) + ": " + decimal(rates[i]) + " " + unit
+	})
+	if c != nil {
+		all := f.slot * float64(len(values))
+		c.Top += " " + unit
+		c.Left, c.Middle, c.Right = "0", span(all/2), span(all)
+	}
+	return c
+}
+
+// perOctave is how many columns of the chart of latencies stand for a doubling.
+const perOctave = 4
+
+// latencyChart draws the buckets, four of them together, from the first that is not empty to the last.
+func latencyChart(l batch.Latencies) *columns {
+	column := func(b int64) int { return int(b) * perOctave / 16 }
+	first, last := -1, -1
+	for _, b := range l {
+		if first < 0 {
+			first = column(b[0])
+		}
+		last = column(b[0])
+	}
+	if first < 0 {
+		return nil
+	}
+	values := make([]float64, last-first+1)
+	for _, b := range l {
+		values[column(b[0])-first] += float64(b[1])
+	}
+	from := func(i int) string { return took(batch.LatencyFrom((first + i) * 16 / perOctave)) }
+	c := newColumns("Requests by how long they took", values, func(i int) string {
+		return from(i) + " to " + from(i+1) + ": " + plural(int64(values[i]), "request")
+	})
+	if c != nil {
+		c.Top += " requests"
+		c.Left, c.Middle, c.Right = from(0), from((len(values)+1)/2), from(len(values))
+	}
+	return c
+}
+
+func took(d time.Duration) string { return span(d.Seconds()) }
+
+// lane is a row of the chart of phases.
+type lane struct {
+	Name, Note string
+	Parts      []part
+}
+
+type part struct{ Kind, X, W, Tip string }
+
+// key is an entry of its legend.
+type key struct{ Kind, Name, Seconds, Share string }
+
+// kind is the class of the style for a phase.
+func kind(name string) string {
+	switch name {
+	case batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle:
+		return name
+	}
+	return "other"
+}
+
+// phaseText says what a phase is.
+func phaseText(name string) string {
+	switch name {
+	case batch.PhaseEngine:
+		return "waiting for the engine"
+	case batch.PhaseGenerate:
+		return "generating"
+	case batch.PhaseStore:
+		return "reading and storing"
+	case batch.PhaseIdle:
+		return "idle"
+	}
+	return plain(name, 40)
+}
+
+// gantt is the chart of phases.
+type gantt struct {
+	Lanes       []lane
+	Keys        []key
+	Left, Right string
+	More        int // runners that are not shown
+}
+
+// newGantt draws the runners' phases, the longest held first; nil if no runner recorded any.
+func newGantt(runners []batch.Runner) *gantt {
+	var with []batch.Runner
+	start, end := int64(math.MaxInt64), int64(0)
+	for _, r := range runners {
+		if len(r.Phases) > 0 && len(r.Phases) <= batch.MaxPhases && r.StartedAt > 0 {
+			with = append(with, r)
+			start, end = min(start, r.StartedAt), max(end, ended(&r))
+		}
+	}
+	if len(with) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(with, func(a, b batch.Runner) int { return cmp.Compare(held(&b), held(&a)) })
+	g := &gantt{Left: clock(start), Right: clock(end), Keys: keys(with)}
+	shown := with[:min(len(with), maxRunners)]
+	g.More = len(with) - len(shown)
+	slices.SortStableFunc(shown, func(a, b batch.Runner) int { return cmp.Compare(a.StartedAt, b.StartedAt) })
+	perSecond := chartWidth / max(1, float64(end-start))
+	for i := range shown {
+		r := &shown[i]
+		l := lane{Name: plain(r.Runner, 60), Note: span(float64(held(r)))}
+		l.draw(fewer(r.Phases, maxParts/len(shown)), float64(r.StartedAt-start), perSecond)
+		g.Lanes = append(g.Lanes, l)
+	}
+	return g
+}
+
+func (l *lane) draw(phases []batch.Phase, at, perSecond float64) {
+	for _, p := range phases {
+		name := "other"
+		if kind(p.Name) != name {
+			name = phaseText(p.Name)
+		}
+		seconds := max(0, p.Seconds)
+		l.Parts = append(l.Parts, part{kind(p.Name), units(at * perSecond), units(max(seconds*perSecond, 1)), name + ": " + span(seconds)})
+		at += seconds
+	}
+}
+
+// fewer gives the shortest phases to what stands before them, until there are at most n: in the picture they could not be
+// seen, and the sums have them.
+func fewer(phases []batch.Phase, n int) []batch.Phase {
+	phases = slices.Clone(phases)
+	for len(phases) > max(n, 1) {
+		short := 1
+		for i := range phases {
+			if i > 0 && phases[i].Seconds < phases[short].Seconds {
+				short = i
+			}
+		}
+		phases[short-1].Seconds += max(0, phases[short].Seconds)
+		phases = slices.Delete(phases, short, short+1)
+	}
+	return phases
+}
+
+// keys sums the phases by name, the longest first.
+func keys(runners []batch.Runner) []key {
+	sums, all := map[string]float64{}, 0.0
+	for _, r := range runners {
+		for _, p := range r.Phases {
+			name := phaseText(p.Name)
+			sums[name] += max(0, p.Seconds)
+			all += max(0, p.Seconds)
+		}
+	}
+	kinds := map[string]string{}
+	for _, name := range []string{batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle} {
+		kinds[phaseText(name)] = name
+	}
+	names := slices.SortedFunc(maps.Keys(sums), func(a, b string) int { return cmp.Or(cmp.Compare(sums[b], sums[a]), cmp.Compare(a, b)) })
+	var list []key
+	for _, name := range names[:min(len(names), 12)] {
+		list = append(list, key{cmp.Or(kinds[name], "other"), name, span(sums[name]), percent(sums[name], all)})
+	}
+	return list
+}
+
+// ended is the last that is known of a runner.
+func ended(r *batch.Runner) int64 {
+	if r.EndedAt > 0 {
+		return r.EndedAt
+	}
+	return r.UpdatedAt
+}
+
+// held is how long a runner held the batch, in seconds.
+func held(r *batch.Runner) int64 {
+	if r.StartedAt <= 0 {
+		return 0
+	}
+	return max(0, ended(r)-r.StartedAt)
+}

@@ -1,0 +1,201 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"spool/storage/batch"
+)
+
+// engine is a kind of engine: what its answers depend on. Runners with engines of one kind answer alike.
+type engine struct {
+	Facts   []fact
+	Runners int
+}
+
+// fact is a name and what is known of it.
+type fact struct{ Name, Value string }
+
+// engineNames are the members of an engine's record that are shown, in their order, and what they are called. The url and the
+// time of loading differ from runner to runner and make no other kind.
+var engineNames = []struct{ member, name string }{ //nolint:gochecknoglobals // a constant table
+	{"version", "Engine version"}, {"model", "Model"}, {"models", "Models served"}, {"revision", "Revision"},
+	{"model_digest", "Model digest"}, {"template_digest", "Chat template digest"}, {"args", "Arguments"},
+	{"driver", "GPU driver"}, {"gpus", "GPUs"}, {"image", "Image"},
+}
+
+// engines tells the kinds of engines apart, the most frequent first.
+func engines(runners []batch.Runner) []engine {
+	kinds := map[string]*engine{}
+	for _, r := range runners {
+		seen := map[string]bool{}
+		for _, members := range objects(r.Engine) {
+			facts := engineFacts(members)
+			id := fmt.Sprint(facts)
+			if len(facts) == 0 || seen[id] {
+				continue
+			}
+			seen[id] = true
+			if kinds[id] == nil {
+				kinds[id] = &engine{Facts: facts}
+			}
+			kinds[id].Runners++
+		}
+	}
+	ids := slices.SortedFunc(maps.Keys(kinds), func(a, b string) int {
+		return cmp.Or(cmp.Compare(kinds[b].Runners, kinds[a].Runners), cmp.Compare(a, b))
+	})
+	var list []engine
+	for _, id := range ids {
+		list = append(list, *kinds[id])
+	}
+	return list
+}
+
+// objects reads a list of objects, or one; nil of anything else.
+func objects(text json.RawMessage) []map[string]json.RawMessage {
+	var list []map[string]json.RawMessage
+	if json.Unmarshal(text, &list) == nil {
+		return list
+	}
+	var one map[string]json.RawMessage
+	if json.Unmarshal(text, &one) == nil && one != nil {
+		return []map[string]json.RawMessage{one}
+	}
+	return nil
+}
+
+// engineFacts takes what is known of an engine from its description, and what its record says rather than that.
+func engineFacts(members map[string]json.RawMessage) []fact {
+	var record map[string]json.RawMessage
+	if json.Unmarshal(members["record"], &record) == nil {
+		members = maps.Clone(members)
+		maps.Copy(members, record)
+	}
+	var facts []fact
+	for _, n := range engineNames {
+		if text := words(members[n.member]); text != "" {
+			facts = append(facts, fact{n.name, plain(text, 2*maxText)})
+		}
+	}
+	return facts
+}
+
+// words writes a JSON value for people: a text as it is, a list with spaces between, an object as name (value).
+func words(text json.RawMessage) string {
+	var list []json.RawMessage
+	var members map[string]json.RawMessage
+	var s string
+	var parts []string
+	switch {
+	case len(text) == 0 || bytes.Equal(text, []byte("null")):
+		return ""
+	case json.Unmarshal(text, &s) == nil:
+		return s
+	case json.Unmarshal(text, &list) == nil:
+		for _, e := range list {
+			parts = append(parts, words(e))
+		}
+		return strings.Join(parts, " ")
+	case json.Unmarshal(text, &members) == nil:
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			parts = append(parts, name+" ("+string(members[name])+")")
+		}
+		return strings.Join(parts, ", ")
+	}
+	return string(text)
+}
+
+// gpu is what a runner recorded of a GPU, as runner/gpu has it. What the GPU does not say is nil.
+type gpu struct {
+	Index       int            `json:"index"`
+	Name        string         `json:"name"`
+	Unfit       string         `json:"unfit"`
+	Observed    float64        `json:"observed_seconds"`
+	Busy        *float64       `json:"busy_seconds"`
+	MemoryMax   *float64       `json:"memory_used_max_bytes"`
+	MemoryTotal *float64       `json:"memory_total_bytes"`
+	Temperature *float64       `json:"temperature_max_celsius"`
+	Energy      *float64       `json:"energy_joules"`
+	XIDs        map[string]int `json:"xids"`
+}
+
+// gpus reads the samples; nil if there are none, or if they are of another kind.
+func gpus(r *batch.Runner) []gpu {
+	var list []gpu
+	if len(r.GPUs) == 0 || json.Unmarshal(r.GPUs, &list) != nil {
+		return nil
+	}
+	return list
+}
+
+// gpuRow is a GPU in the table.
+type gpuRow struct{ Runner, GPU, Busy, Memory, Temperature, Energy, Trouble string }
+
+// gpuTotals sums over the GPUs of all runners.
+type gpuTotals struct {
+	n                      int
+	observed, busy, joules float64
+	busyOf                 float64 // the observed seconds of those that say how busy they were
+	energies               int     // how many of them say it
+}
+
+func gpuTable(runners []batch.Runner) (rows []gpuRow, all gpuTotals) {
+	for i := range runners {
+		r := &runners[i]
+		for _, g := range gpus(r) {
+			all.add(g)
+			rows = append(rows, g.row(r.Runner))
+		}
+	}
+	return rows, all
+}
+
+func (t *gpuTotals) add(g gpu) {
+	t.n++
+	t.observed += max(0, g.Observed)
+	if g.Busy != nil {
+		t.busy += max(0, *g.Busy)
+		t.busyOf += max(0, g.Observed)
+	}
+	if g.Energy != nil {
+		t.joules += max(0, *g.Energy)
+		t.energies++
+	}
+}
+
+func (g gpu) row(runner string) gpuRow {
+	r := gpuRow{Runner: plain(runner, 60), GPU: plain(strings.TrimSpace(fmt.Sprintf("%d %s", g.Index, g.Name)), 60),
+		Busy: notRecorded, Memory: notRecorded, Temperature: notRecorded, Energy: notRecorded, Trouble: "none"}
+	if g.Busy != nil && g.Observed > 0 {
+		r.Busy = percent(*g.Busy, g.Observed)
+	}
+	if g.MemoryMax != nil {
+		r.Memory = size(*g.MemoryMax)
+		if g.MemoryTotal != nil {
+			r.Memory += " of " + size(*g.MemoryTotal)
+		}
+	}
+	if g.Temperature != nil {
+		r.Temperature = decimal(*g.Temperature) + " °C"
+	}
+	if g.Energy != nil {
+		r.Energy = decimal(*g.Energy/3600) + " Wh"
+	}
+	var trouble []string
+	for _, xid := range slices.Sorted(maps.Keys(g.XIDs)) {
+		trouble = append(trouble, fmt.Sprintf("XID %s × %d", xid, g.XIDs[xid]))
+	}
+	if g.Unfit != "" {
+		trouble = append(trouble, g.Unfit)
+	}
+	if len(trouble) > 0 {
+		r.Trouble = plain(strings.Join(trouble, ", "), maxText)
+	}
+	return r
+}

@@ -1,0 +1,397 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"spool/storage/batch"
+)
+
+const testID = "bpicclhpxbn2qqhb5uxmxo6zjly"
+
+// completed is a run of n lines by some runners that recorded all there is to record.
+func completed(n int64, runners int) *batch.Summary {
+	s := &batch.Summary{
+		V: 1, Batch: testID, Outcome: batch.Completed,
+		Input:    batch.Input{Bucket: "my-bucket", Key: "in/evals/prompts.jsonl", ETag: "9b2c", Size: 720187, LastModified: 1763900000, SHA256: "5fec"},
+		Endpoint: "/v1/chat/completions", Models: []string{"Qwen/Qwen3-8B"}, Pool: "default", Window: "24h", OnInvalid: "fail",
+		Metadata: map[string]string{"team": "evals"},
+		Lines:    batch.SummaryLines{Total: n, OK: n}, Bytes: batch.SummaryBytes{Input: 720187, Output: 5 * 720187},
+		Shards: int(n/8000) + 1, Chunks: int(n/1000) + 1,
+		Times:   batch.SummaryTimes{Uploaded: 1763900000, Created: 1763900002, InProgress: 1763900040, Finalized: 1763900640, Expires: 1763986400},
+		Seconds: batch.SummarySeconds{Queued: 38, Running: 600, Total: 640},
+		Usage:   batch.Usage{InputTokens: 90 * n, OutputTokens: 250 * n, TotalTokens: 340 * n, InputTokensDetails: batch.InputDetails{CachedTokens: 45 * n}},
+		Rates:   &batch.SummaryRates{Lines: float64(n) / 600, InputTokens: 90 * float64(n) / 600, OutputTokens: 250 * float64(n) / 600},
+		Errors:  []batch.ErrorClass{}, FileErrors: []batch.BatchError{}, Finalizer: "r-00",
+	}
+	var took []batch.Latencies
+	for i := range runners {
+		r := runner(i, n/int64(runners))
+		s.Runners = append(s.Runners, r)
+		took = append(took, r.Latencies)
+	}
+	s.Latency = batch.MergeLatencies(took...).Summary()
+	return s
+}
+
+func runner(i int, n int64) batch.Runner {
+	start := int64(1763900040 + i%50)
+	r := batch.Runner{
+		V: 1, Batch: testID, Runner: fmt.Sprintf("r-host-%02d", i), Host: fmt.Sprintf("gpu-%d", i), Version: "1.2.3", StartedAt: start, UpdatedAt: start + 550,
+		EndedAt: start + 550, Shards: 2, Chunks: 16, OK: n, Requests: n + 7, Retries: 7,
+		Phases: []batch.Phase{{Name: "engine", Seconds: 80}, {Name: "generate", Seconds: 455}, {Name: "store", Seconds: 15}},
+		Engine: json.RawMessage(`[{"url":"unix:///run/0.sock","version":"0.32.0","models":["Qwen/Qwen3-8B"],"record":{"version":"0.32.0",` +
+			`"model":"Qwen/Qwen3-8B","revision":"abc123","models":{"Qwen/Qwen3-8B":40960},"args":["serve","--max-num-seqs","256"],` +
+			`"driver":"570.1","gpus":["H100","H100"],"load_seconds":` + fmt.Sprint(70+i) + `}}]`),
+		GPUs: json.RawMessage(`[{"index":0,"name":"H100","observed_seconds":550,"busy_seconds":440,"memory_used_max_bytes":70000000000,` +
+			`"memory_total_bytes":80000000000,"temperature_max_celsius":71,"energy_joules":275000},` +
+			`{"index":1,"name":"H100","observed_seconds":550,"xids":{"31":2}}]`),
+		Series: &batch.Series{SlotSeconds: 5, Lines: make([]int64, 110), OutputTokens: make([]int64, 110)}, HourPrice: 3.6, Currency: "USD",
+	}
+	for slot := 16; slot < 107; slot++ {
+		r.Series.Lines[slot] = n/91 + int64(slot%7)*n/2000
+		r.Series.OutputTokens[slot] = 250 * r.Series.Lines[slot]
+	}
+	for b := range 80 {
+		r.Latencies = append(r.Latencies, [2]int64{int64(250 + b), 1 + n*int64(b*(80-b))/85000})
+	}
+	return r
+}
+
+// outcomes are summaries of every terminal state, and the verdict on each.
+func outcomes() map[string]*batch.Summary {
+	all := map[string]*batch.Summary{"Completed": completed(1319, 2)}
+	some := completed(1000, 2)
+	some.Lines = batch.SummaryLines{Total: 1000, OK: 988, Failed: 10, Invalid: 2}
+	some.Errors = []batch.ErrorClass{
+		{Status: 400, Count: 9, Lines: []int64{3, 17, 40}, Example: `{"error":{"message":"max_tokens must be at least 1"}}`},
+		{Code: batch.CodeInvalidRequest, Count: 2, Lines: []int64{5, 6}, Example: "invalid_json: the line ends too early"},
+		{Code: batch.CodeRequestTimeout, Count: 1, Lines: []int64{99}, Example: "no answer after 5 attempts"},
+	}
+	some.OnInvalid = "skip"
+	all["Completed, some lines failed"] = some
+	for word, outcome := range map[string]string{"Cancelled": batch.Cancelled, "Expired": batch.Expired, "Failed": batch.Failed} {
+		s := completed(1000, 1)
+		s.Outcome, s.Times.Stopped = outcome, 1763900600
+		s.Lines = batch.SummaryLines{Total: 1000, OK: 400, Missing: 600}
+		s.Code, s.Message = "batch_"+outcome, "stopped"
+		if outcome == batch.Failed {
+			s.Code, s.Message = batch.CodeModelNotFound, "an engine lacks m"
+		}
+		s.Errors = []batch.ErrorClass{{Code: s.Code, Count: 600, Lines: []int64{401, 402, 403}, Example: s.Message}}
+		all[word] = s
+	}
+	line := int64(2)
+	r := completed(5, 1)
+	r.Runners, r.Rates, r.Latency, r.Usage, r.Outcome, r.Chunks, r.Shards = nil, nil, nil, batch.Usage{}, batch.Failed, 0, 0
+	r.Lines, r.Times.InProgress = batch.SummaryLines{Total: 5, Invalid: 3}, 0
+	r.FileErrors = []batch.BatchError{{Code: "invalid_json", Message: "found 'n' at byte 1", Line: &line}}
+	all["Rejected"] = r
+	return all
+}
+
+// elements parses a page as XML, which it is, too: so every element is closed, in order, and every attribute quoted.
+func elements(t *testing.T, page []byte) (names map[string]int, text string) {
+	t.Helper()
+	names = map[string]int{}
+	var all strings.Builder
+	dec := xml.NewDecoder(bytes.NewReader(page))
+	for {
+		tok, err := dec.Token()
+		if err == io.EOF {
+			return names, all.String()
+		}
+		if err != nil {
+			t.Fatalf("not well formed: %v", err)
+		}
+		switch tok := tok.(type) {
+		case xml.StartElement:
+			names[tok.Name.Local]++
+			for _, a := range tok.Attr {
+				if strings.HasPrefix(strings.ToLower(a.Name.Local), "on") || a.Name.Local == "src" {
+					t.Errorf("<%s %s=%q>", tok.Name.Local, a.Name.Local, a.Value)
+				}
+			}
+		case xml.CharData:
+			all.Write(tok)
+			all.WriteByte(' ')
+		}
+	}
+}
+
+// sane checks what holds for any report.
+func sane(t *testing.T, html, markdown []byte) (text string) {
+	t.Helper()
+	names, text := elements(t, html)
+	for _, n := range []string{"script", "img", "iframe", "object", "embed", "link", "b:script", "form", "base"} {
+		if names[n] > 0 {
+			t.Errorf("the page has %d <%s>", names[n], n)
+		}
+	}
+	if names["section"] != 11 || names["h1"] != 1 || names["title"] == 0 {
+		t.Errorf("the page has %d sections and %d h1", names["section"], names["h1"])
+	}
+	for _, u := range regexp.MustCompile(`(?:href|src|action|xmlns|url)\s*[=(]\s*["']?([^"')\s>]*)`).FindAllSubmatch(html, -1) {
+		if target := string(u[1]); !strings.HasPrefix(target, "#") && !slices.Contains([]string{"output.jsonl", "errors.jsonl", "invalid.jsonl", "summary.json", "batch.json"}, target) {
+			t.Errorf("the page refers to %q", target)
+		}
+	}
+	if bytes.Contains(html, []byte("@import")) || bytes.Contains(html, []byte("NaN")) || bytes.Contains(html, []byte("%!")) || bytes.Contains(html, []byte("ZgotmplZ")) {
+		t.Error("the page has @import, NaN, a bad format, or a text where the template cannot have one")
+	}
+	if len(html) > MaxHTML || len(markdown) > MaxMarkdown {
+		t.Errorf("%d bytes of HTML and %d of Markdown", len(html), len(markdown))
+	}
+	return text
+}
+
+func TestEveryOutcomeHasItsVerdict(t *testing.T) {
+	for word, s := range outcomes() {
+		t.Run(word, func(t *testing.T) {
+			html, markdown := Render(s)
+			sane(t, html, markdown)
+			if v := judge(s); v.Word != word || v.Text == "" || v.Why == "" {
+				t.Errorf("verdict %+v", v)
+			}
+			if want := "<title>" + word + ": in/evals/prompts.jsonl</title>"; !bytes.Contains(html, []byte(want)) {
+				t.Errorf("the page has no %s", want)
+			}
+			if head := strings.SplitN(string(markdown), "\n", 2)[0]; !strings.HasSuffix(head, " "+word) {
+				t.Errorf("Markdown begins with %q", head)
+			}
+		})
+	}
+}
+
+// has looks for texts in a page without regard to its white space.
+func has(t *testing.T, text string, wants ...string) {
+	t.Helper()
+	words := strings.Join(strings.Fields(text), " ")
+	for _, w := range wants {
+		if !strings.Contains(words, w) {
+			t.Errorf("no %q in %.6000s", w, words)
+		}
+	}
+}
+
+func TestPageHasTheValuesOfTheSummary(t *testing.T) {
+	s := completed(1319, 2)
+	html, markdown := Render(s)
+	has(t, sane(t, html, markdown),
+		"All 1,319 lines have an answer.", "spool wait exits 0",
+		"1,319 = 1,319 + 0 + 0 + 0: every line is in exactly one place.",
+		"s3://my-bucket/in/evals/prompts.jsonl", "SHA-256 5fec", "1 shard, 2 chunks, 2 runners", "spool 1.2.3", "team evals",
+		"Revision abc123", "Arguments serve --max-num-seqs 256", "Models served Qwen/Qwen3-8B (40960)", "2 runners",
+		"Uploaded 2025-11-23 12:13:20 UTC", "First work 2025-11-23 12:14:00 UTC, 38 s later",
+		"generating 15 min 10 s (82.7 %)", "waiting for the engine 2 min 40 s (14.5 %)",
+		"GPUs watched 4", "Mean utilisation 80 %", "Idle 3 min 40 s of 18 min 20 s", "0.153 kWh, 1,668 J per 1,000 output tokens",
+		"70 GB of 80 GB 71 °C", "XID 31 × 2",
+		"Input from the cache 59,355 (50 %)", "A line, on average 90 in, 250 out",
+		"Runner time 18 min 20 s", "GPU time 36 min 40 s", "Price 1.10 USD", "1,000 answered lines 0.834 USD",
+		"There are none.", "spool results s3://my-bucket/in/evals/prompts.jsonl -o results/")
+	has(t, string(markdown), "| lines | 1,319: 1,319 answered, 0 failed, 0 not run to the end, 0 bad |", "10 min 40 s after the upload",
+		"2.2 lines/s, 550 output tokens/s", "| price | 1.10 USD |")
+}
+
+func TestErrorsHaveExamplesAndAdvice(t *testing.T) {
+	s := outcomes()["Completed, some lines failed"]
+	html, markdown := Render(s)
+	has(t, sane(t, html, markdown), "988 of 1,000 lines have an answer; 12 failed (1.2 %).", "spool wait exits 3",
+		"HTTP 400 9 lines, 75 % of all that failed", `{"error":{"message":"max_tokens must be at least 1"}}`,
+		testID+"-3, "+testID+"-17, "+testID+"-40", "request_timeout 1 line, 8.3 % of all that failed", "spool retry s3://my-bucket/in/evals/prompts.jsonl --wait",
+		"The runners' records count 1,000 lines, the result 998")
+	has(t, string(markdown), "| ` HTTP 400 ` | 9 lines |", "spool retry s3://my-bucket/in/evals/prompts.jsonl --wait")
+}
+
+func TestRejectedFileSaysWhatIsWrongAndThatNothingRan(t *testing.T) {
+	html, markdown := Render(outcomes()["Rejected"])
+	text := sane(t, html, markdown)
+	has(t, text, "3 of 5 lines are bad. No line was run, and no GPU was used.", "2 invalid_json found 'n' at byte 1",
+		"No runner worked on it.", "No engine was asked.", "Nothing was run.", "--on-invalid skip", "invalid.jsonl")
+	if strings.Contains(string(html), `href="output.jsonl"`) {
+		t.Error("the page refers to an output that is not there")
+	}
+	has(t, string(markdown), "| 2 | ` invalid_json ` | ` found 'n' at byte 1 ` |")
+}
+
+// What no runner wrote down is said to be unknown. Zero would be a lie.
+func TestWhatWasNotRecordedIsNotZero(t *testing.T) {
+	s := completed(1319, 2)
+	s.Latency, s.Usage = nil, batch.Usage{}
+	for i := range s.Runners {
+		r := &s.Runners[i]
+		r.Phases, r.Series, r.Latencies, r.GPUs, r.Engine, r.HourPrice = nil, nil, nil, nil, nil, 0
+	}
+	html, markdown := Render(s)
+	has(t, sane(t, html, markdown), "The engine was not recorded.", "The runners' phases were not recorded.", "Throughput over time was not recorded.",
+		"Latencies were not recorded.", "GPUs were not recorded.", "The engine counted no tokens.", "GPU time not recorded",
+		"Price not recorded; no runner was told what its hour costs")
+	has(t, string(markdown), "| latency | not recorded |", "| tokens | not recorded |", "| gpu time | not recorded |")
+	s.Runners = nil
+	html, markdown = Render(s)
+	has(t, sane(t, html, markdown), "No runner left a record.", "Runner time was not recorded.")
+}
+
+func TestRunnersWithOtherEnginesAreTold(t *testing.T) {
+	s := completed(1319, 3)
+	s.Runners[1].Engine = json.RawMessage(`[{"version":"0.31.0"}]`)
+	html, markdown := Render(s)
+	has(t, sane(t, html, markdown), "The runners had 2 kinds of engines", "Engine version 0.31.0")
+	if got := engines(s.Runners); len(got) != 2 || got[0].Runners != 2 || got[1].Runners != 1 {
+		t.Errorf("kinds of engines: %+v", got)
+	}
+}
+
+func TestMillionLinesAndAThousandRunnersFit(t *testing.T) {
+	s := completed(1_000_000, 1000)
+	for i := range 51 {
+		s.Errors = append(s.Errors, batch.ErrorClass{Code: fmt.Sprint("code-", i), Count: 10, Lines: []int64{1, 2, 3}, Example: strings.Repeat("<'\"&", 75)})
+		s.Runners[i].Engine = json.RawMessage(fmt.Sprintf(`[{"version":%q}]`, strings.Repeat("<", 5000+i)))
+	}
+	for i := range 100 {
+		s.FileErrors = append(s.FileErrors, batch.BatchError{Code: "invalid_json", Message: strings.Repeat("<\u202e", 10_000)})
+		s.Metadata[fmt.Sprint("key-", i)] = strings.Repeat("<", 2000)
+		s.Models = append(s.Models, strings.Repeat("<", 2000))
+	}
+	s.Input.Key = "in/" + strings.Repeat("<", 1021)
+	for i := range s.Runners {
+		s.Runners[i].Runner = strings.Repeat("<", 200) + fmt.Sprint(i)
+		for len(s.Runners[i].Phases) < batch.MaxPhases {
+			s.Runners[i].Phases = append(s.Runners[i].Phases, batch.Phase{Name: strings.Repeat("<", 50), Seconds: 1.5})
+		}
+	}
+	html, markdown := Render(s)
+	sane(t, html, markdown)
+	t.Logf("%d bytes of HTML, %d of Markdown", len(html), len(markdown))
+	if g := newGantt(s.Runners); len(g.Lanes) != maxRunners || g.More != 1000-maxRunners {
+		t.Errorf("%d lanes and %d more", len(g.Lanes), g.More)
+	}
+}
+
+const hostile = "</style></title><script>alert(1)</script>'\"`|\n\u202e\x00 ![x](http://evil.example) @all"
+
+func TestHostileTextIsOnlyText(t *testing.T) {
+	for _, s := range outcomes() {
+		s.Input.Key, s.Input.Bucket, s.Input.ETag, s.Input.SHA256 = "in/"+hostile, hostile, hostile, hostile
+		s.Batch, s.Message, s.Code, s.Pool, s.Window, s.OnInvalid, s.Endpoint, s.Finalizer = hostile, hostile, hostile, hostile, hostile, hostile, hostile, hostile
+		s.Models, s.Metadata = []string{hostile, ""}, map[string]string{hostile: hostile}
+		s.Errors = []batch.ErrorClass{{Code: hostile, Count: 1, Lines: []int64{1}, Example: hostile}}
+		param := hostile
+		s.FileErrors = []batch.BatchError{{Code: hostile, Message: hostile, Param: &param}}
+		text, _ := json.Marshal(hostile)
+		for i := range s.Runners {
+			r := &s.Runners[i]
+			r.Runner, r.Host, r.Version, r.Currency = hostile, hostile, hostile, hostile
+			r.Phases = append(r.Phases, batch.Phase{Name: hostile, Seconds: 3})
+			r.Engine = fmt.Appendf(nil, `[{"version":%s,"models":[%s],"record":{%s:1,"args":{%s:%s}}}]`, text, text, text, text, text)
+			r.GPUs = fmt.Appendf(nil, `[{"name":%s,"unfit":%s,"xids":{%s:1}}]`, text, text, text)
+		}
+		html, markdown := Render(s)
+		sane(t, html, markdown)
+		if strings.ContainsAny(string(html)+string(markdown), "\x00\u202e") {
+			t.Error("control characters, or a change of direction, are in it")
+		}
+		for line := range strings.Lines(string(markdown)) { // outside of code there is no markup left
+			outside := regexp.MustCompile("`+ .*? `+").ReplaceAllString(line, "")
+			if strings.HasPrefix(strings.TrimSpace(line), "spool ") || strings.HasPrefix(strings.TrimSpace(line), "aws ") {
+				continue // a code block
+			}
+			if regexp.MustCompile(`(^|[^\\])<script|http://|(^|[^\\])\[x\]|@all`).MatchString(outside) {
+				t.Errorf("markup in %q", line)
+			}
+		}
+	}
+}
+
+func TestSameSummarySameBytes(t *testing.T) {
+	for _, s := range outcomes() {
+		html, markdown := Render(s)
+		for range 5 {
+			again, md := Render(s)
+			if !bytes.Equal(again, html) || !bytes.Equal(md, markdown) {
+				t.Fatal("the same summary gives another report")
+			}
+		}
+		var copied batch.Summary // as spool report reads it
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, &copied); err != nil {
+			t.Fatal(err)
+		}
+		again, md := Render(&copied)
+		if !bytes.Equal(again, html) || !bytes.Equal(md, markdown) {
+			t.Error("read back from summary.json it gives another report")
+		}
+	}
+}
+
+func TestFlowKeepsTheSum(t *testing.T) {
+	runners := []batch.Runner{
+		{StartedAt: 100, Series: &batch.Series{SlotSeconds: 1, Lines: []int64{5, 0, 7}, OutputTokens: []int64{50, 0, 70}}},
+		{StartedAt: 103, Series: &batch.Series{SlotSeconds: 4, Lines: []int64{8}, OutputTokens: []int64{80}}},
+		{StartedAt: 99, Series: &batch.Series{SlotSeconds: 0, Lines: []int64{1000}}},
+	}
+	f := newFlow(runners)
+	if diff := cmp.Diff([]float64{5 + 7 + 8*0.25, 8 * 0.75}, f.lines); diff != "" { // slots of 4 s, from 100 on
+		t.Error(diff)
+	}
+	sum := 0.0
+	for _, v := range f.tokens {
+		sum += v
+	}
+	if f.slot != 4 || f.start != 100 || f.runners != 2 || sum < 199.999 || sum > 200.001 {
+		t.Errorf("flow %+v, %v tokens", f, sum)
+	}
+	if newFlow(runners[2:]) != nil {
+		t.Error("a series without slots gives a flow")
+	}
+}
+
+func TestWordsForFigures(t *testing.T) {
+	for got, want := range map[string]string{
+		span(0): "0 s", span(0.0004): "1 ms", span(0.25): "250 ms", span(1.5): "1.5 s", span(59.7): "1 min", span(200): "3 min 20 s", span(7500): "2 h 5 min",
+		span(90000): "1 d 1 h", span(-3): "0 s", decimal(0): "0", decimal(0.01234): "0.0123", decimal(4.567): "4.57", decimal(78.94): "78.9", decimal(1234.5): "1,235",
+		percent(0, 10): "0 %", percent(1, 1e6): "< 0.1 %", percent(999_999, 1e6): "> 99.9 %", percent(10, 10): "100 %", percent(1, 3): "33.3 %", percent(1, 0): "–",
+		size(999): "999 bytes", size(720187): "720 kB", size(8e10): "80 GB", count(-1234567): "-1,234,567", clock(0): "–", lines(1): "1 line", lines(1000): "1,000 lines",
+		shell("in/a-b_c.jsonl"): "in/a-b_c.jsonl", shell("in/it's <x>"): `'in/it'\''s <x>'`, shell("a\nb'"): `$'a\x0ab\''`, shell(""): "''",
+		plain("a\nb\x00c\u202ed", 100): "a b\uFFFDc\uFFFDd", plain("éééé", 3): "é…",
+		mdCode("a`b``c"): "``` a`b``c ```", mdCell("a|b"): "` a\\|b `", mdText("<b> @x www.y http://z"): `\<b\> &#64;x www\.y http:\/\/z`,
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// FuzzRender: whatever stands in summary.json, there is a report, whole and bounded.
+func FuzzRender(f *testing.F) {
+	for _, s := range outcomes() {
+		text, err := json.Marshal(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s := new(batch.Summary)
+		if json.Unmarshal(text, s) != nil {
+			t.Skip()
+		}
+		html, markdown := Render(s)
+		elements(t, html)
+		if len(html) > MaxHTML || len(markdown) > MaxMarkdown || !bytes.HasSuffix(bytes.TrimSpace(html), []byte("</html>")) {
+			t.Errorf("%d bytes of HTML, %d of Markdown", len(html), len(markdown))
+		}
+	})
+}
