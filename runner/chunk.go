@@ -74,6 +74,7 @@ func (c *chunk) close() error {
 	}
 	err := c.file.Close()
 	c.file, c.tail = nil, nil
+	c.owner.window.meter.closed(c)
 	c.owner.notes.open.Add(-int64(len(c.refs)))
 	return err
 }
@@ -105,6 +106,7 @@ func (c *chunk) deliver(t *task, a vllm.Answer, took time.Duration) {
 	if a.Status == 0 {
 		answer.Code, answer.Message = a.Code, a.Err.Error()
 	}
+	c.owner.window.meter.ended(t.series, answer.OK())
 	c.add(&answer, usageOf(a.Usage))
 }
 

@@ -73,6 +73,7 @@ type Config struct {
 
 	Name    string // unique, never used again; in leases, segments and output lines
 	Version string // of spool, for the runner record
+	Pool    string // whose queues these are, for metrics
 	Host    string
 
 	Slots   int    // requests that the engines work on at once, all together; default 256

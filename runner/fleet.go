@@ -59,6 +59,7 @@ type member struct {
 	why      error // it is not up, if that has been logged
 
 	counters *vllm.Counters // of the last look at its metrics
+	load     vllm.Load      // likewise
 }
 
 func newFleet(cfg Config, log *zap.Logger) *fleet {
@@ -150,13 +151,13 @@ func (f *fleet) observe(ctx context.Context, m *member) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, observeEvery)
 	defer cancel()
-	counters, _, err := o.Metrics(ctx)
+	counters, load, err := o.Metrics(ctx)
 	if err != nil {
 		return
 	}
 	f.mu.Lock()
 	before := m.counters
-	m.counters = &counters
+	m.counters, m.load = &counters, load
 	f.mu.Unlock()
 	if before != nil && counters.Preemptions > before.Preemptions {
 		f.preempted()

@@ -50,6 +50,11 @@ const (
 
 // handle works on one message from receive to its fate.
 func (r *Runner) handle(working, stopping context.Context, j job, stop context.CancelCauseFunc) {
+	received := time.Now()
+	r.meter.jobs.WithLabelValues("started").Inc()
+	if wait := received.Sub(j.message.Sent); j.message.ReceiveCount == 1 && !j.message.Sent.IsZero() {
+		r.meter.jobWait.WithLabelValues(queueLabel(j.fast)).Observe(max(0, wait.Seconds()))
+	}
 	held := j.queue.Hold(working, j.message)
 	handOver, give := context.WithCancel(stopping)
 	var wall sync.WaitGroup
@@ -81,7 +86,8 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 	if err != nil {
 		r.log.Error("shard failed", zap.String("event", "shard_failed"), zap.String("fate", f.name), zap.Error(err))
 	}
-	r.meter.shards.WithLabelValues(f.name).Inc()
+	r.meter.jobs.WithLabelValues(f.name).Inc()
+	r.meter.jobTime.WithLabelValues(f.name).Observe(time.Since(received).Seconds())
 	brief, cancel := outlive(working, lastTimeout)
 	defer cancel()
 	if err := f.apply(brief, j); err != nil {

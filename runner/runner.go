@@ -77,6 +77,7 @@ func New(cfg Config) (*Runner, error) {
 	}
 	r.window = newWindow(cfg, r.fleet, r.meter)
 	r.fleet.preempted = r.window.halve
+	r.observe()
 	return r, nil
 }
 
@@ -92,6 +93,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	var services errgroup.Group
 	services.Go(func() error { return r.window.run(working) })
 	services.Go(func() error { r.writeRecords(working); return nil })
+	services.Go(func() error { r.countPhases(working, stopping); return nil })
 	needed := func(run func(context.Context) error) func() error { // without which there is no work
 		return func() error {
 			if err := run(working); err != nil {
@@ -146,6 +148,7 @@ func (r *Runner) ended(ctx, stopping context.Context, err error) error {
 	case ctx.Err() != nil:
 		reason = "interrupted"
 	}
+	r.meter.left(reason)
 	r.log.Info("runner ended", zap.String("event", "runner_ended"), zap.String("reason", reason), zap.Error(err))
 	return err
 }
@@ -191,16 +194,19 @@ func (l lane) receive(intake context.Context) (*queue.Message, error) {
 	defer cancel()
 	got, err := l.queue.Receive(ctx, 1, l.cfg.Poll)
 	if err != nil {
+		l.meter.received(l.fast, "failed")
 		l.log.Warn("queue does not answer", zap.String("event", "receive_failed"), zap.Bool("fast", l.fast), zap.Error(err))
 		pause(intake, l.cfg.Poll)
 		return nil, err
 	}
 	if len(got) == 0 {
+		l.meter.received(l.fast, "empty")
 		if l.cfg.Poll < time.Second { // SQS waits whole seconds only
 			pause(intake, l.cfg.Poll)
 		}
 		return nil, nil
 	}
+	l.meter.received(l.fast, "message")
 	if intake.Err() != nil {
 		l.giveBack(ctx, got[0])
 		return nil, nil
@@ -223,7 +229,9 @@ func (r *Runner) idle() bool {
 func (r *Runner) began() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.active++
+	if r.active++; r.active == 1 {
+		r.meter.progress.Store(time.Now().UnixNano())
+	}
 	r.meter.inProgress.Inc()
 }
 

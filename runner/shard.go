@@ -212,6 +212,9 @@ func (s *shard) feed(ctx context.Context, chunks []*chunk) error {
 			s.fail(err)
 			return err
 		}
+		if len(tasks) > 0 {
+			s.window.meter.opened(c)
+		}
 		if err := s.push(ctx, tasks); err != nil {
 			s.fail(err)
 			return err
@@ -273,7 +276,7 @@ func (s *shard) load(ctx context.Context, c *chunk) ([]*task, error) {
 		}
 		tasks = append(tasks, &task{
 			ctx: ctx, chunk: c, line: l.Number, customID: string(req.CustomID),
-			path: s.plan.Endpoint, body: req.Body, queued: s.start,
+			path: s.plan.Endpoint, body: req.Body, series: s.window.meter.of(string(req.Model), s.plan.Endpoint), queued: s.start,
 		})
 	}
 	if c.expect(pc.Requests()) {
@@ -310,10 +313,11 @@ func (s *shard) commit(ctx context.Context, c *chunk) error {
 	}
 	stored, info, err := store(ctx, c)
 	if err != nil {
+		s.window.meter.chunks.WithLabelValues("failed").Inc()
 		return fmt.Errorf("commit chunk %d: %w", c.number, err)
 	}
+	s.window.meter.committed(c, stored.Mine, info.Counts)
 	s.stored <- c.number
-	s.window.meter.committed(stored.Mine)
 	if stored.Mine {
 		s.notes.commit(info)
 	}

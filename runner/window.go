@@ -37,6 +37,7 @@ type task struct {
 	customID string
 	path     string
 	body     []byte
+	series   *series
 	queued   time.Time // since when the shard is worked on
 	first    time.Time // of the first request
 	attempts int       // that count
@@ -131,7 +132,7 @@ func (w *window) serve(ctx context.Context, t *task) {
 			answer.Outcome = vllm.Down
 		}
 		crowd := w.fleet.release(engine, answer.Outcome)
-		w.meter.answered(answer, took)
+		w.meter.answered(t.series, answer, took)
 		if died && t.strike(crowd) {
 			t.chunk.deliver(t, crashed(t, answer), took)
 			return
@@ -152,8 +153,8 @@ func (w *window) ask(t *task, engine ticket) (vllm.Answer, time.Duration) {
 		t.first = start
 	}
 	t.chunk.owner.notes.requests.Add(1)
-	w.meter.inFlight.Inc()
-	defer w.meter.inFlight.Dec()
+	w.meter.asked.Add(1)
+	defer w.meter.asked.Add(-1)
 	answer := engine.Do(ctx, vllm.Request{
 		Path: t.path, Body: t.body,
 		ID: batch.RequestID(t.chunk.batch, t.line) + "-" + strconv.Itoa(t.tries),
@@ -206,7 +207,7 @@ func (w *window) askLater(ctx context.Context, t *task, a vllm.Answer) {
 }
 
 func (w *window) retried(t *task) {
-	w.meter.retries.Inc()
+	t.series.again.Inc()
 	t.chunk.owner.notes.retries.Add(1)
 }
 

@@ -1,0 +1,179 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"strconv"
+	"time"
+
+	"spool/monitoring"
+	"spool/runner/gpu"
+	"spool/runner/vllm"
+	"spool/storage/batch"
+)
+
+// phaseDrain is the time between the wish that the runner end and its end.
+const phaseDrain = "drain"
+
+// phaseEvery is how often it is looked at what the runner does. The time since the last look is taken to be all of one
+// phase, so that the phases add up to the whole.
+const phaseEvery = 250 * time.Millisecond
+
+// countPhases gives the runner's time names until ctx ends.
+func (r *Runner) countPhases(ctx, stopping context.Context) {
+	last := time.Now()
+	for more := true; more; {
+		more = pause(ctx, phaseEvery)
+		now := time.Now()
+		r.meter.phases.WithLabelValues(r.phase(stopping)).Add(now.Sub(last).Seconds())
+		last = now
+	}
+}
+
+// phase tells what the runner does now.
+func (r *Runner) phase(stopping context.Context) string {
+	r.mu.Lock()
+	active := r.active
+	r.mu.Unlock()
+	switch {
+	case stopping.Err() != nil:
+		return phaseDrain
+	case active == 0:
+		return batch.PhaseIdle
+	case r.meter.asked.Load() > 0:
+		return batch.PhaseGenerate
+	case !r.fleet.ready():
+		return batch.PhaseEngine
+	}
+	return batch.PhaseStore
+}
+
+// observe registers what is read from engines and GPUs when somebody looks.
+func (r *Runner) observe() {
+	set := monitoring.NewSet(r.cfg.Metrics)
+	set.Collect(r.collectInfo, "spool_runner_info")
+	set.Collect(r.fleet.collect, "spool_engine_ready", "spool_engine_starts_total", "spool_engine_load_start_timestamp_seconds",
+		"spool_engine_load_duration_seconds", "spool_engine_tokens_total", "spool_engine_preemptions_total",
+		"spool_engine_prefix_cache_tokens_total", "spool_engine_sequences", "spool_engine_kv_cache_usage_ratio")
+	if r.cfg.GPUs != nil {
+		set.Collect(func(emit monitoring.Emit) { collectGPUs(emit, r.cfg.GPUs.Samples()) },
+			"spool_gpu_utilization_ratio", "spool_gpu_memory_used_bytes", "spool_gpu_memory_total_bytes",
+			"spool_gpu_memory_used_max_bytes", "spool_gpu_temperature_celsius", "spool_gpu_temperature_max_celsius",
+			"spool_gpu_energy_joules_total", "spool_gpu_clock_throttle_seconds_total", "spool_gpu_xid_errors_total",
+			"spool_gpu_ecc_errors_total", "spool_runner_idle_gpu_seconds_total")
+	}
+}
+
+func (r *Runner) collectInfo(emit monitoring.Emit) {
+	engine, gpuName := "", ""
+	for _, e := range r.fleet.describe() {
+		engine = cmp.Or(engine, e.Version)
+	}
+	if r.cfg.GPUs != nil {
+		for _, s := range r.cfg.GPUs.Samples() {
+			gpuName = cmp.Or(gpuName, s.Name)
+		}
+	}
+	emit("spool_runner_info", 1, r.cfg.Version, r.cfg.Pool, engine, gpuName)
+}
+
+// ready reports whether an engine is up.
+func (f *fleet) ready() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.members {
+		if m.up {
+			return true
+		}
+	}
+	return false
+}
+
+// collect tells about the engines, from the last looks at them.
+func (f *fleet) collect(emit monitoring.Emit) {
+	ready := 0.0
+	if f.ready() {
+		ready = 1
+	}
+	emit("spool_engine_ready", ready)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ready == 0 && f.isWanted() {
+		emit("spool_engine_load_start_timestamp_seconds", float64(f.trouble.UnixNano())/1e9)
+	}
+	starts := 0
+	var total vllm.Counters
+	var load vllm.Load
+	for _, m := range f.members {
+		starts += m.epoch
+		if m.counters != nil {
+			total = add(total, *m.counters)
+		}
+		if m.up {
+			load.Running += m.load.Running
+			load.Waiting += m.load.Waiting
+			load.KVCache = max(load.KVCache, m.load.KVCache)
+		}
+		if r, ok := m.Engine.(recorded); ok {
+			emit("spool_engine_load_duration_seconds", r.Record().LoadSeconds)
+		}
+	}
+	emit("spool_engine_starts_total", float64(starts))
+	emit("spool_engine_tokens_total", total.PromptTokens, "prompt")
+	emit("spool_engine_tokens_total", total.GenerationTokens, "generation")
+	emit("spool_engine_preemptions_total", total.Preemptions)
+	emit("spool_engine_prefix_cache_tokens_total", total.PrefixQueries, "queried")
+	emit("spool_engine_prefix_cache_tokens_total", total.PrefixHits, "hit")
+	emit("spool_engine_sequences", load.Running, "running")
+	emit("spool_engine_sequences", load.Waiting, "waiting")
+	emit("spool_engine_kv_cache_usage_ratio", load.KVCache)
+}
+
+// isWanted reports whether somebody has asked for an engine.
+func (f *fleet) isWanted() bool {
+	select {
+	case <-f.start:
+		return !f.trouble.IsZero()
+	default:
+		return false
+	}
+}
+
+func add(a, b vllm.Counters) vllm.Counters {
+	return vllm.Counters{
+		PromptTokens: a.PromptTokens + b.PromptTokens, GenerationTokens: a.GenerationTokens + b.GenerationTokens,
+		Preemptions:   a.Preemptions + b.Preemptions,
+		PrefixQueries: a.PrefixQueries + b.PrefixQueries, PrefixHits: a.PrefixHits + b.PrefixHits,
+	}
+}
+
+// collectGPUs tells what each GPU says; what it cannot say is absent, not zero.
+func collectGPUs(emit monitoring.Emit, samples []gpu.Sample) {
+	for _, s := range samples {
+		id := strconv.Itoa(s.Index)
+		number(emit, "spool_gpu_utilization_ratio", s.Utilization, id)
+		number(emit, "spool_gpu_memory_used_bytes", s.MemoryUsed, id)
+		number(emit, "spool_gpu_memory_total_bytes", s.MemoryTotal, id)
+		number(emit, "spool_gpu_memory_used_max_bytes", s.MemoryUsedMax, id)
+		number(emit, "spool_gpu_temperature_celsius", s.Temperature, id)
+		number(emit, "spool_gpu_temperature_max_celsius", s.TemperatureMax, id)
+		number(emit, "spool_gpu_energy_joules_total", s.Energy, id)
+		number(emit, "spool_gpu_ecc_errors_total", s.ECCCorrected, id, "corrected")
+		number(emit, "spool_gpu_ecc_errors_total", s.ECCUncorrected, id, "uncorrected")
+		for reason, seconds := range s.Throttled {
+			emit("spool_gpu_clock_throttle_seconds_total", seconds, id, reason)
+		}
+		for xid, n := range s.XIDs {
+			emit("spool_gpu_xid_errors_total", float64(n), id, strconv.Itoa(xid))
+		}
+		if s.Busy != nil {
+			emit("spool_runner_idle_gpu_seconds_total", max(0, s.Observed-*s.Busy), id)
+		}
+	}
+}
+
+func number[T float64 | uint64](emit monitoring.Emit, name string, v *T, labels ...string) {
+	if v != nil {
+		emit(name, float64(*v), labels...)
+	}
+}
