@@ -171,7 +171,7 @@ type key struct{ Kind, Name, Seconds, Share string }
 // kind is the class of the style for a phase.
 func kind(name string) string {
 	switch name {
-	case batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle:
+	case batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle, batch.PhaseDrain:
 		return name
 	}
 	return "other"
@@ -188,6 +188,8 @@ func phaseText(name string) string {
 		return "reading and storing"
 	case batch.PhaseIdle:
 		return "idle"
+	case batch.PhaseDrain:
+		return "handing over"
 	}
 	return plain(name, 40)
 }
@@ -268,7 +270,7 @@ func keys(runners []batch.Runner) []key {
 		}
 	}
 	kinds := map[string]string{}
-	for _, name := range []string{batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle} {
+	for _, name := range []string{batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle, batch.PhaseDrain} {
 		kinds[phaseText(name)] = name
 	}
 	names := slices.SortedFunc(maps.Keys(sums), func(a, b string) int { return cmp.Or(cmp.Compare(sums[b], sums[a]), cmp.Compare(a, b)) })

@@ -23,7 +23,7 @@ const (
 
 	maxRunners = 40   // shown one by one
 	maxEngines = 3    // kinds
-	maxGPUs    = 40   // shown one by one
+	maxGPUs    = 16   // shown one by one
 	maxBad     = 20   // entries of file_errors
 	maxOptions = 20   // of the metadata
 	maxParts   = 1600 // of the chart of phases, in all lanes

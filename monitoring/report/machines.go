@@ -145,6 +145,7 @@ type gpuTotals struct {
 	energies               int     // how many of them say it
 }
 
+// gpuTable has a row for each GPU, those with trouble first.
 func gpuTable(runners []batch.Runner) (rows []gpuRow, all gpuTotals) {
 	for i := range runners {
 		r := &runners[i]
@@ -153,8 +154,19 @@ func gpuTable(runners []batch.Runner) (rows []gpuRow, all gpuTotals) {
 			rows = append(rows, g.row(r.Runner))
 		}
 	}
+	slices.SortStableFunc(rows, func(a, b gpuRow) int { return cmp.Compare(b.trouble(), a.trouble()) })
 	return rows, all
 }
+
+// trouble is 1 of a GPU that had any: these are shown first.
+func (r gpuRow) trouble() int {
+	if r.Trouble == noTrouble {
+		return 0
+	}
+	return 1
+}
+
+const noTrouble = "none"
 
 func (t *gpuTotals) add(g gpu) {
 	t.n++
@@ -171,7 +183,7 @@ func (t *gpuTotals) add(g gpu) {
 
 func (g gpu) row(runner string) gpuRow {
 	r := gpuRow{Runner: plain(runner, 60), GPU: plain(strings.TrimSpace(fmt.Sprintf("%d %s", g.Index, g.Name)), 60),
-		Busy: notRecorded, Memory: notRecorded, Temperature: notRecorded, Energy: notRecorded, Trouble: "none"}
+		Busy: notRecorded, Memory: notRecorded, Temperature: notRecorded, Energy: notRecorded, Trouble: noTrouble}
 	if g.Busy != nil && g.Observed > 0 {
 		r.Busy = percent(*g.Busy, g.Observed)
 	}

@@ -24,14 +24,14 @@ func Markdown(s *batch.Summary) []byte {
 		mdTable(&b, []string{"error", "count", "for instance", "says"}, cells)
 		mdMore(&b, len(rows)-10, "kinds")
 	}
-	if bad, _ := badRows(s.FileErrors); len(bad) > 0 {
+	if bad, more := badRows(s); len(bad) > 0 {
 		b.WriteString("### What is wrong with the file\n\n")
 		var cells [][]string
 		for _, r := range bad[:min(len(bad), 10)] {
 			cells = append(cells, []string{mdText(r.Line), mdCell(r.Code), mdCell(plain(r.Message, 200))})
 		}
 		mdTable(&b, []string{"line", "code", "message"}, cells)
-		mdMore(&b, len(s.FileErrors)-10, "")
+		mdMore(&b, len(bad)+more-10, "")
 	}
 	b.WriteString("### What to do next\n\n")
 	for _, step := range next(s) {

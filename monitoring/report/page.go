@@ -67,7 +67,7 @@ func newPage(s *batch.Summary) *view {
 	v.addFlow(s)
 	v.addLatency(s)
 	v.addGPUs(s)
-	v.Bad, v.MoreBad = badRows(s.FileErrors)
+	v.Bad, v.MoreBad = badRows(s)
 	return v
 }
 
@@ -93,7 +93,7 @@ func tiles(s *batch.Summary) []fact {
 		return []fact{{"lines", count(s.Lines.Total)}, {"bad lines", count(s.Lines.Invalid)}, {"lines run", "0"}, {"checked in", span(float64(s.Seconds.Total))}}
 	}
 	t = append(t, fact{"from upload to end", span(float64(s.Seconds.Total))})
-	if s.Rates != nil {
+	if s.Rates != nil && s.Rates.Lines > 0 {
 		t = append(t, fact{"lines a second", decimal(s.Rates.Lines)})
 		if s.Usage.OutputTokens > 0 {
 			t = append(t, fact{"output tokens a second", decimal(s.Rates.OutputTokens)})
@@ -345,9 +345,12 @@ func tokens(s *batch.Summary) []fact {
 // cost is what the run took; nil if no runner left a record.
 func cost(s *batch.Summary) []fact {
 	var seconds, gpuSeconds float64
-	priced, prices := 0, map[string]float64{}
+	timed, priced, prices := 0, 0, map[string]float64{}
 	for i := range s.Runners {
 		r := &s.Runners[i]
+		if r.StartedAt > 0 {
+			timed++
+		}
 		h := float64(held(r))
 		seconds += h
 		gpuSeconds += h * float64(len(gpus(r)))
@@ -356,7 +359,7 @@ func cost(s *batch.Summary) []fact {
 			prices[plain(r.Currency, 10)] += h / 3600 * r.HourPrice
 		}
 	}
-	if seconds <= 0 {
+	if timed == 0 {
 		return nil
 	}
 	list := []fact{{"Runner time", span(seconds)}, {"GPU time", notRecorded}}
@@ -365,7 +368,7 @@ func cost(s *batch.Summary) []fact {
 		if s.Usage.OutputTokens > 0 {
 			list = append(list, fact{"Tokens a GPU second", decimal(float64(s.Usage.OutputTokens) / gpuSeconds)})
 		}
-	} else if s.Usage.OutputTokens > 0 {
+	} else if s.Usage.OutputTokens > 0 && seconds > 0 {
 		list = append(list, fact{"Tokens a runner second", decimal(float64(s.Usage.OutputTokens) / seconds)})
 	}
 	return append(list, money(s, prices, priced)...)
@@ -410,7 +413,12 @@ func errorRows(s *batch.Summary) []errorRow {
 
 type badRow struct{ Line, Code, Message string }
 
-func badRows(errs []batch.BatchError) (rows []badRow, more int) {
+// badRows are what is wrong with the file. The cause of a stop, which comes first among these, is in the verdict.
+func badRows(s *batch.Summary) (rows []badRow, more int) {
+	errs := s.FileErrors
+	if len(errs) > 0 && errs[0].Line == nil && errs[0].Code == s.Code && errs[0].Message == s.Message {
+		errs = errs[1:]
+	}
 	for _, e := range errs[:min(len(errs), maxBad)] {
 		r := badRow{Line: "–", Code: plain(e.Code, 60), Message: plain(e.Message, maxText)}
 		switch {

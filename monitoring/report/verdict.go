@@ -40,7 +40,7 @@ func judge(s *batch.Summary) verdict {
 		return verdict{"bad", "✗", "Expired", answered + "; " + count(l.Missing) + " were not run to their end.",
 			"Its window of " + plain(s.Window, 20) + " was over at " + clock(s.Times.Expires) + ": spool wait exits 6."}
 	case s.Outcome == batch.Failed:
-		return verdict{"bad", "✗", "Failed", answered + ". " + plain(s.Message, maxText),
+		return verdict{"bad", "✗", "Failed", answered + ". The cause: " + plain(s.Message, maxText),
 			"It was stopped with the code " + plain(s.Code, 60) + ": spool wait exits 10."}
 	}
 	return verdict{"off", "?", plain(s.Outcome, 60), answered + ".", "This version of spool does not know the outcome."}

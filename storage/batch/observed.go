@@ -23,6 +23,7 @@ const (
 	PhaseGenerate = "generate" // requests of the runner were at an engine
 	PhaseStore    = "store"    // nothing was: pieces were read, chunks committed, the batch finalised
 	PhaseIdle     = "idle"     // the runner held no shard of the batch
+	PhaseDrain    = "drain"    // the runner was told to end: finished lines were saved, the rest handed over
 )
 
 // MaxPhases bounds the phases of a record, MaxSlots the slots of a series.
