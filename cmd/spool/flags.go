@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"spool/monitoring"
 )
 
 // Categories of commands and flags in the help.
@@ -34,7 +36,9 @@ func logFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "log-level", Category: logGroup, EnvVars: []string{"LOG_LEVEL"}, Usage: "debug, info, warn or error (default: info for watch, run and local, else warn)"},
 		&cli.StringFlag{Name: "log-format", Category: logGroup, EnvVars: []string{"LOG_FORMAT"}, Usage: "json or console (default: json)"},
-		&cli.StringFlag{Name: "log-file", Category: logGroup, EnvVars: []string{"LOG_FILE"}, Usage: "append the log to `FILE` too, as JSON"},
+		&cli.StringFlag{Name: "log-file", Category: logGroup, EnvVars: []string{"LOG_FILE"}, Usage: "append the log to `FILE` too, as JSON; a file for each process"},
+		&cli.IntFlag{Name: "log-file-size", Category: logGroup, Value: monitoring.DefaultFileMiB, EnvVars: []string{"LOG_FILE_SIZE"}, Usage: "rotate the file at `MIB`; 7 rotated files are kept, up to 30 days"},
+		&cli.DurationFlag{Name: "log-file-age", Category: logGroup, Value: monitoring.DefaultFileAge, EnvVars: []string{"LOG_FILE_AGE"}, Usage: "rotate it after `TIME`, too"},
 	}
 }
 

@@ -93,9 +93,11 @@ func (c *child) stop() {
 }
 
 // childEnv is the environment of the watcher and the runners: without the variables of spool's own flags, which are
-// meant for the parent.
+// meant for the parent, and without its log file, which one process rotates.
 func childEnv(env []string) []string {
-	return slices.DeleteFunc(commandEnv(env), func(kv string) bool { return strings.HasPrefix(kv, "SPOOL_") })
+	return slices.DeleteFunc(commandEnv(env), func(kv string) bool {
+		return strings.HasPrefix(kv, "SPOOL_") || strings.HasPrefix(kv, "LOG_FILE=")
+	})
 }
 
 // commandEnv is the environment of CMD: without what would lead it past the local stack.

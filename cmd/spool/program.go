@@ -77,7 +77,7 @@ func (p *program) app() *cli.App {
 		Flags:       []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true}},
 		Commands: slices.Concat(
 			[]*cli.Command{p.checkCommand(), p.submitCommand(), p.waitCommand(), p.statusCommand(), p.listCommand(),
-				p.resultsCommand(), p.retryCommand(), p.cancelCommand()},
+				p.resultsCommand(), p.retryCommand(), p.cancelCommand(), p.logsCommand()},
 			[]*cli.Command{p.watchCommand(), p.runCommand()}, p.localCommands(),
 			[]*cli.Command{p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.simCommand()}),
 		Action:                    p.withoutCommand,
@@ -125,10 +125,14 @@ func (p *program) logTo(c *cli.Context, out io.Writer, opt monitoring.Options) (
 	if c.IsSet("log-level") {
 		opt.Level = c.String("log-level")
 	}
+	if err := positive(c, "log-file-size", "log-file-age"); err != nil {
+		return nil, nil, err
+	}
 	opt.Format = c.String("log-format")
 	if file := c.String("log-file"); file != "" {
 		opt.File = file
 	}
+	opt.FileMiB, opt.FileAge, opt.Secrets = c.Int("log-file-size"), c.Duration("log-file-age"), secrets(c)
 	opt.Output = zapcore.Lock(zapcore.AddSync(out))
 	log, closeLog, err := monitoring.NewLogger(opt)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
-	"spool/monitoring"
 	"spool/runner"
 	"spool/runner/gpu"
 	"spool/storage/finalize"
@@ -28,13 +27,13 @@ func (p *program) runCommand() *cli.Command {
 		Category: forOperators,
 		Description: "Takes jobs from the queues of a pool, asks an inference server for every line, writes the results to the bucket,\n" +
 			"and exits when it was idle for --idle. SIGTERM hands over what it holds and exits 0. Exits 1 if its engine cannot\n" +
-			"do the work: another runner may. Logs to standard output.\n\n" +
+			"do the work: another runner may. Logs to standard output, and under logs/ in the bucket.\n\n" +
 			"An engine is any server that speaks OpenAI's HTTP API: http://host:port, https://host, or unix:///path; a trailing\n" +
 			"/v1 is taken off. Its key is in SPOOL_ENGINE_API_KEY. Without --engine-url the runner starts vLLM itself, once there is\n" +
 			"something to ask: the model of --model, or of the pool's engine in --config.\n\n" +
 			"Examples:\n   spool run --bucket my-bucket --engine-url http://127.0.0.1:8000\n" +
 			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
-		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags("")), configFlag(), pushgatewayFlag(),
+		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags("")), configFlag(), pushgatewayFlag(), environmentFlag(),
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
@@ -52,13 +51,13 @@ func (p *program) run(c *cli.Context) (err error) {
 		return err
 	}
 	name := instanceName("r")
-	log, closeLog, err := p.logTo(c, p.stdout, monitoring.Options{Component: "runner"})
+	reg := prometheus.NewRegistry()
+	log, closeLog, err := p.serviceLog(c, "runner", name, reg)
 	if err != nil {
 		return err
 	}
 	defer closeLog()
 	defer func() { err = logged(log, elsewhere(err)) }()
-	reg := prometheus.NewRegistry()
 	cfg, err := p.runnerConfig(c, name, log)
 	if err != nil {
 		return err

@@ -26,9 +26,10 @@ func (p *program) watchCommand() *cli.Command {
 		Category: forOperators,
 		Description: "Runs until SIGTERM; any number may run on one bucket. With --once it looks at everything once and exits, for cron.\n" +
 			"S3 events on the queue spool-events, if that exists, make it fast; listing makes it complete. Exits 9 if the\n" +
-			"store cannot keep the promises that spool relies on (spool doctor says which). Logs to standard output.\n\n" +
+			"store cannot keep the promises that spool relies on (spool doctor says which). Logs to standard output, and\n" +
+			"under logs/ in the bucket.\n\n" +
 			"Examples:\n   spool watch --bucket my-bucket --create-queues\n   spool watch --bucket my-bucket --once",
-		Flags: append(append(storeFlags(), queueFlags()...), configFlag(), pushgatewayFlag(),
+		Flags: append(append(storeFlags(), queueFlags()...), configFlag(), pushgatewayFlag(), environmentFlag(),
 			&cli.BoolFlag{Name: "once", Usage: "scan once, and exit"},
 			&cli.BoolFlag{Name: "create-queues", Usage: "create the queues that are missing, that of the events too"},
 			&cli.IntFlag{Name: "queue-ahead", Value: watcher.DefaultQueueAhead, Usage: "unstarted jobs kept queued a pool; at least the number of runners wanted"},
@@ -48,13 +49,13 @@ func (p *program) watch(c *cli.Context) (err error) {
 		return err
 	}
 	name := instanceName("w")
-	log, closeLog, err := p.logTo(c, p.stdout, monitoring.Options{Component: "watcher", Instance: name})
+	reg := prometheus.NewRegistry()
+	log, closeLog, err := p.serviceLog(c, "watcher", name, reg)
 	if err != nil {
 		return err
 	}
 	defer closeLog()
 	defer func() { err = logged(log, err) }()
-	reg := prometheus.NewRegistry()
 	w, err := p.newWatcher(c, watchOptions{name: name, log: log, reg: reg})
 	if err != nil {
 		return err
@@ -166,7 +167,7 @@ func push(url, instance string, reg *prometheus.Registry, log *zap.Logger) (stop
 		return func() {}, nil
 	}
 	pusher, err := monitoring.StartPusher(monitoring.PusherConfig{
-		URL: url, Job: "batch", Instance: instance, Gatherer: reg, Registerer: reg, Log: log})
+		URL: url, Job: "batch", Instance: instance, Gatherer: reg, Registerer: reg, Log: log, CloseIn: closeTelemetry})
 	if err != nil {
 		return nil, failf(exitUsage, "", "%w", err)
 	}
@@ -183,15 +184,22 @@ func instanceName(prefix string) string {
 	return fmt.Sprintf("%s-%s-%s", prefix, host, uuid.NewString()[:8])
 }
 
-// parseDay reads RFC 3339, or a date, which begins in UTC.
+// parseDay reads --ignore-before.
 func parseDay(s string) (time.Time, error) {
+	t, err := parseTime(s)
+	if err != nil {
+		return t, usagef("--ignore-before %q: want a date like 2026-11-23, or RFC 3339", s)
+	}
+	return t, nil
+}
+
+// parseTime reads RFC 3339, or a date, which begins in UTC; "" is the zero time.
+func parseTime(s string) (t time.Time, err error) {
 	if s == "" {
-		return time.Time{}, nil
+		return t, nil
 	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t, nil
-		}
+	if t, err = time.Parse(time.DateOnly, s); err != nil {
+		t, err = time.Parse(time.RFC3339, s)
 	}
-	return time.Time{}, usagef("--ignore-before %q: want a date like 2026-11-23, or RFC 3339", s)
+	return t, err
 }
