@@ -56,7 +56,7 @@ func jobMetrics() []Metric {
 		{Name: "spool_job_queue_wait_seconds", Type: Histogram, By: byRunner(), Labels: []string{"queue"}, Buckets: jobSeconds(),
 			Help: "Time that a job waited in its queue, fast or pool, before it was first received."},
 		{Name: "spool_batch_lines", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"batch_id", "state"},
-			Help: "Lines of the 50 newest open batches: total, completed, failed."},
+			Help: "Lines of open batches, of 50 at most: total, completed, failed."},
 		{Name: "spool_batch_eta_seconds", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"batch_id"},
 			Help: "Time that an open batch will still take, at the rate of the last minutes."},
 		{Name: "spool_lines_total", Type: Counter, By: byRunner(), Labels: []string{"status"},
@@ -144,7 +144,7 @@ func queueMetrics() []Metric {
 		{Name: "spool_queue_messages", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"pool", "queue", "queue_role", "state"},
 			Help: "Messages as SQS counts them: visible, in_flight, delayed; of role jobs or dlq."},
 		{Name: "spool_queue_oldest_message_age_seconds", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"pool", "queue", "queue_role"},
-			Help: "How long the oldest job that nobody works on waits since it was first sent; 0 if there is none."},
+			Help: "How long the oldest job that nobody works on waits since it was last sent; 0 if there is none."},
 		{Name: "spool_queue_receives_total", Type: Counter, By: byRunner(), Labels: []string{"queue", "outcome"},
 			Help: "Receives by the runner: message, empty or failed."},
 	}

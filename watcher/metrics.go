@@ -1,18 +1,21 @@
 package watcher
 
 import (
-	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"spool/monitoring"
 	"spool/storage/batch"
 	"spool/storage/queue"
 )
 
-// metrics are the watcher's own: what it did since it started. What is true of the bucket is told by status.json
-// and the report.
+// metrics are the watcher's own, as monitoring.Catalogue has them: what it did since it started, and what the queues
+// hold, which must be known when no runner is there. What is true of the bucket is told by status.json and the report.
 type metrics struct {
+	up          prometheus.Gauge
 	scans       prometheus.Counter
 	scanSeconds prometheus.Histogram
 	scanTime    prometheus.Gauge
@@ -28,55 +31,47 @@ type metrics struct {
 	events      *prometheus.CounterVec
 	collected   prometheus.Counter
 	errors      *prometheus.CounterVec
-	queued      *prometheus.GaugeVec
+
+	queued     *prometheus.GaugeVec
+	oldest     *prometheus.GaugeVec
+	success    *prometheus.GaugeVec
+	completion *prometheus.GaugeVec
+	duration   *prometheus.GaugeVec
+
+	mu         sync.Mutex
+	batchLines *prometheus.GaugeVec
+	batchETA   *prometheus.GaugeVec
+	told       map[string]bool // batches with gauges
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
-	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "spool", Subsystem: "watcher", Name: name, Help: help})
-	}
-	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "spool", Subsystem: "watcher", Name: name, Help: help}, labels)
-	}
-	seconds := func(name, help string) prometheus.Histogram {
-		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "spool", Subsystem: "watcher", Name: name, Help: help,
-			Buckets: prometheus.ExponentialBuckets(0.01, 4, 10), NativeHistogramBucketFactor: 1.1})
-	}
+// maxToldBatches bounds the values of the label batch_id.
+const maxToldBatches = 50
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	set := monitoring.NewSet(reg)
+	counter := func(name string) prometheus.Counter { return set.Counter("spool_watcher_" + name) }
+	counters := func(name string) *prometheus.CounterVec { return set.Counters("spool_watcher_" + name) }
 	m := &metrics{
-		scans:       counter("scans_total", "Scans that saw all inputs and open batches."),
-		scanSeconds: seconds("scan_seconds", "Time of a scan, without validation and finalising."),
-		scanTime: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "spool", Subsystem: "watcher",
-			Name: "last_scan_timestamp_seconds", Help: "When the last scan that saw everything ended."}),
-		plans:     vec("plans_total", "Plans of this watcher that stand, by verdict.", "verdict"),
-		batches:   vec("batches_total", "Batches that this watcher saw end, by outcome.", "outcome"),
-		lines:     counter("lines_validated_total", "Lines that were checked, bad ones too."),
-		badLines:  counter("bad_lines_total", "Bad lines in plans of this watcher."),
-		bytes:     counter("validated_bytes_total", "Bytes of input files as stored that were validated."),
-		seconds:   seconds("validation_seconds", "Time of the first pass over a file: read, check, cut, compress."),
-		sent:      vec("jobs_sent_total", "Messages sent, repetitions too.", "pool"),
-		resent:    vec("jobs_resent_total", "Messages sent again because too few were found in the queues.", "pool"),
-		dead:      vec("dead_jobs_total", "Messages taken from the dead-letter queue.", "pool"),
-		events:    vec("events_total", "Messages of the event queue, by what they were.", "kind"),
-		collected: counter("collected_objects_total", "Objects deleted after their time."),
-		errors:    vec("errors_total", "Failures after which the watcher went on, by what failed.", "what"),
-		queued: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "spool", Subsystem: "watcher",
-			Name: "queue_messages", Help: "Messages in a queue as SQS counts them."}, []string{"pool", "lane", "state"}),
+		up: set.Gauge("spool_watcher_up"), scans: counter("scans_total"), scanSeconds: set.Histogram("spool_watcher_scan_seconds"),
+		scanTime: set.Gauge("spool_watcher_last_scan_timestamp_seconds"),
+		plans:    counters("plans_total"), batches: counters("batches_total"), lines: counter("lines_validated_total"),
+		badLines: counter("bad_lines_total"), bytes: counter("validated_bytes_total"),
+		seconds: set.Histogram("spool_watcher_validation_seconds"),
+		sent:    counters("jobs_sent_total"), resent: counters("jobs_resent_total"), dead: counters("dead_jobs_total"),
+		events: counters("events_total"), collected: counter("collected_objects_total"), errors: counters("errors_total"),
+		queued: set.Gauges("spool_queue_messages"), oldest: set.Gauges("spool_queue_oldest_message_age_seconds"),
+		success: set.Gauges("spool_last_success_timestamp_seconds"), completion: set.Gauges("spool_last_completion_timestamp_seconds"),
+		duration: set.Gauges("spool_last_run_duration_seconds"), batchLines: set.Gauges("spool_batch_lines"),
+		batchETA: set.Gauges("spool_batch_eta_seconds"), told: map[string]bool{},
 	}
+	set.Gauge("spool_watcher_start_timestamp_seconds").SetToCurrentTime()
 	for _, outcome := range []string{batch.Completed, batch.Failed, batch.Cancelled, batch.Expired} {
 		m.batches.WithLabelValues(outcome)
 	}
 	for _, verdict := range []string{batch.Accepted, batch.Rejected} {
 		m.plans.WithLabelValues(verdict)
 	}
-	if reg == nil {
-		return m, nil
-	}
-	var errs []error
-	for _, c := range []prometheus.Collector{m.scans, m.scanSeconds, m.scanTime, m.plans, m.batches, m.lines, m.badLines, m.bytes,
-		m.seconds, m.sent, m.resent, m.dead, m.events, m.collected, m.errors, m.queued} {
-		errs = append(errs, reg.Register(c))
-	}
-	return m, errors.Join(errs...)
+	return m
 }
 
 func (m *metrics) scanned(took time.Duration) {
@@ -98,8 +93,53 @@ func (m *metrics) planned(plan *batch.Plan, mine bool) {
 	}
 }
 
-func (m *metrics) depth(pool, lane string, c queue.Counts) {
-	m.queued.WithLabelValues(pool, lane, "visible").Set(float64(c.Visible))
-	m.queued.WithLabelValues(pool, lane, "in_flight").Set(float64(c.InFlight))
-	m.queued.WithLabelValues(pool, lane, "delayed").Set(float64(c.Delayed))
+// Values of the label queue_role.
+const (
+	roleJobs = "jobs"
+	roleDead = "dlq"
+)
+
+func (m *metrics) depth(pool, name, role string, c queue.Counts) {
+	m.queued.WithLabelValues(pool, name, role, "visible").Set(float64(c.Visible))
+	m.queued.WithLabelValues(pool, name, role, "in_flight").Set(float64(c.InFlight))
+	m.queued.WithLabelValues(pool, name, role, "delayed").Set(float64(c.Delayed))
+}
+
+// progressed tells how far an open batch is; of 50 at most, so that a flood of batches is none of series.
+func (m *metrics) progressed(id string, c batch.RequestCounts, eta *int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.told[id] && len(m.told) >= maxToldBatches {
+		return
+	}
+	m.told[id] = true
+	m.batchLines.WithLabelValues(id, "total").Set(float64(c.Total))
+	m.batchLines.WithLabelValues(id, "completed").Set(float64(c.Completed))
+	m.batchLines.WithLabelValues(id, "failed").Set(float64(c.Failed))
+	m.batchETA.DeleteLabelValues(id)
+	if eta != nil {
+		m.batchETA.WithLabelValues(id).Set(float64(*eta))
+	}
+}
+
+// over forgets the progress of a batch that is open no more.
+func (m *metrics) over(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.told, id)
+	m.batchLines.DeletePartialMatch(prometheus.Labels{"batch_id": id})
+	m.batchETA.DeleteLabelValues(id)
+}
+
+// ended counts the end of a batch. Its pool is one of the configuration's, or is not named: users name pools.
+func (m *metrics) ended(pools []Pool, plan *batch.Plan, r *batch.Result) {
+	m.batches.WithLabelValues(r.Outcome).Inc()
+	if !slices.ContainsFunc(pools, func(p Pool) bool { return p.Name == plan.Pool }) {
+		return
+	}
+	m.completion.WithLabelValues(plan.Pool).Set(float64(r.ObjectTime))
+	m.duration.WithLabelValues(plan.Pool).Set(float64(max(0, r.ObjectTime-plan.Input.LastModified)))
+	if r.Outcome == batch.Completed {
+		m.success.WithLabelValues(plan.Pool).Set(float64(r.ObjectTime))
+	}
 }

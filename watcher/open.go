@@ -199,7 +199,7 @@ func (w *Watcher) close(ctx context.Context, o *open, result *batch.Result) erro
 		return err
 	}
 	if w.forget(o.id) {
-		w.metrics.batches.WithLabelValues(result.Outcome).Inc()
+		w.metrics.ended(w.cfg.Pools, o.plan, result)
 		w.log.Info("batch ended", zap.String("event", "batch_ended"), zap.String("batch_id", o.id), zap.String("key", o.plan.Input.Key),
 			zap.String("outcome", result.Outcome), zap.Int64("total", result.Total),
 			zap.Int64("completed", result.Completed), zap.Int64("failed", result.Failed))
@@ -221,6 +221,7 @@ func (w *Watcher) remember(id string) *open {
 
 // forget reports whether the batch was remembered.
 func (w *Watcher) forget(id string) bool {
+	w.metrics.over(id)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_, known := w.open[id]

@@ -217,7 +217,7 @@ type counted struct {
 // count asks both queues how many messages they have.
 func (p *pool) count(ctx context.Context) (counted, error) {
 	total := counted{at: time.Now()}
-	for lane, name := range map[string]string{"pool": queue.PoolQueue(p.name), "fast": queue.FastQueue(p.name)} {
+	for _, name := range []string{queue.PoolQueue(p.name), queue.FastQueue(p.name)} {
 		q, err := p.queue(ctx, name)
 		if err != nil {
 			return total, err
@@ -226,7 +226,7 @@ func (p *pool) count(ctx context.Context) (counted, error) {
 		if err != nil {
 			return total, err
 		}
-		p.w.metrics.depth(p.name, lane, counts)
+		p.w.metrics.depth(p.name, name, roleJobs, counts)
 		total.messages += counts.Total()
 	}
 	return total, nil
@@ -288,11 +288,14 @@ func (p *pool) tend(ctx context.Context, c counted) error {
 	p.mu.Lock()
 	p.full = true
 	p.mu.Unlock()
+	p.tellDead(ctx)
 	err := p.drain(ctx)
 	if !c.at.IsZero() {
 		err = errors.Join(err, p.resend(ctx, c))
 	}
-	return errors.Join(err, p.topUp(ctx))
+	err = errors.Join(err, p.topUp(ctx))
+	p.tellAge()
+	return err
 }
 
 func (w *Watcher) poolList() []*pool {

@@ -122,6 +122,7 @@ func (w *Watcher) sayProgress(ctx context.Context, o *open, s *survey) {
 		Counts: o.progress.requests(o.plan), ETASeconds: o.progress.eta(o.plan),
 		CreatedAt: o.plan.CreatedAt, UpdatedAt: s.clock().Unix(), Note: note(s),
 	}
+	w.metrics.progressed(o.id, st.Counts, st.ETASeconds)
 	w.say(ctx, st)
 }
 

@@ -49,12 +49,8 @@ func New(cfg Config) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("watcher: register metrics: %w", err)
-	}
 	w := &Watcher{
-		cfg: cfg, log: cfg.Log, metrics: m,
+		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Registerer),
 		ended: map[string]struct{}{}, planned: map[string]string{}, open: map[string]*open{},
 		closed: map[string]struct{}{}, pools: map[string]*pool{}, ripening: map[string]time.Time{},
 	}
@@ -73,6 +69,8 @@ var ErrUnfit = errors.New("store or queue unfit")
 // Run watches until ctx ends, and returns nil then. It fails at once, with ErrUnfit, if the store or a queue of a
 // pool cannot be used; later errors are logged, counted and tried again.
 func (w *Watcher) Run(ctx context.Context) error {
+	w.metrics.up.Set(1)
+	defer w.metrics.up.Set(0)
 	if err := w.prepare(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -103,6 +101,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 // end, advances every open batch, and returns. It fails with ErrUnfit as Run does. Another error says how much
 // could not be done; that was logged, and is tried again by the next scan, of whatever watcher.
 func (w *Watcher) Scan(ctx context.Context) error {
+	w.metrics.up.Set(1)
+	defer w.metrics.up.Set(0)
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}

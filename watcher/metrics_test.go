@@ -1,0 +1,111 @@
+package watcher_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spool/monitoring"
+	"spool/storage/queue"
+	"spool/watcher"
+)
+
+// gauge reads the gauge of one name whose labels include the pairs given.
+func gauge(t *testing.T, g prometheus.Gatherer, name string, pairs ...string) (v float64, ok bool) {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			if !slices.ContainsFunc(pairs, func(p string) bool { return !slices.Contains(labels, p) }) {
+				return m.GetGauge().GetValue(), true
+			}
+		}
+	}
+	return 0, false
+}
+
+func TestMetricsTellOfQueuesWithoutRunners(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		reg := prometheus.NewRegistry()
+		wa := w.watcher(func(cfg *watcher.Config) { cfg.Registerer = reg })
+		want := func(want float64, name string, pairs ...string) {
+			t.Helper()
+			if got, ok := gauge(t, reg, name, pairs...); !ok || got != want {
+				t.Errorf("%s %v is %v (there: %t), want %v", name, pairs, got, ok, want)
+			}
+		}
+		id := w.upload("in/x.jsonl", lines(2001))
+		w.scan(wa)
+		time.Sleep(5 * time.Minute)
+		w.queues.get(queue.DeadQueue("default")).add(`{"v":99}`)
+		w.scan(wa)
+		want(300, "spool_queue_oldest_message_age_seconds", "queue=spool-default", "queue_role=jobs", "pool=default")
+		want(0, "spool_queue_oldest_message_age_seconds", "queue=spool-default-fast")
+		want(2, "spool_queue_messages", "queue=spool-default", "queue_role=jobs", "state=visible")
+		want(0, "spool_queue_messages", "queue=spool-default-fast", "queue_role=jobs", "state=visible")
+		want(1, "spool_queue_messages", "queue=spool-default-dlq", "queue_role=dlq", "state=visible")
+		want(2001, "spool_batch_lines", "batch_id="+id, "state=total")
+		want(0, "spool_batch_lines", "batch_id="+id, "state=completed")
+
+		w.work(w.plan(id), 0)
+		time.Sleep(time.Minute)
+		w.scan(wa)
+		want(2000, "spool_batch_lines", "batch_id="+id, "state=completed")
+		if eta, ok := gauge(t, reg, "spool_batch_eta_seconds", "batch_id="+id); !ok || eta < 0 {
+			t.Errorf("no time left is told (%v, %t)", eta, ok)
+		}
+
+		w.workAll(w.plan(id))
+		w.scan(wa)
+		ended := time.Now() // it left the runner a minute to finalise
+		want(0, "spool_queue_oldest_message_age_seconds", "queue=spool-default")
+		for _, name := range []string{"spool_batch_lines", "spool_batch_eta_seconds"} {
+			if v, ok := gauge(t, reg, name); ok {
+				t.Errorf("%s is %v after the end", name, v)
+			}
+		}
+		want(float64(ended.Unix()), "spool_last_success_timestamp_seconds", "pool=default")
+		want(float64(ended.Unix()), "spool_last_completion_timestamp_seconds", "pool=default")
+		want(420, "spool_last_run_duration_seconds", "pool=default")
+		want(0, "spool_watcher_up")
+	})
+}
+
+func TestARejectedBatchIsNoSuccessAndNamesNoPool(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		reg := prometheus.NewRegistry()
+		wa := w.watcher(func(cfg *watcher.Config) { cfg.Registerer = reg })
+		w.upload("in/x.jsonl", "bad\n")
+		w.upload("in/y.jsonl", lines(1), "pool", "invented-by-a-user")
+		w.scan(wa)
+		w.scan(wa)
+		if _, ok := gauge(t, reg, "spool_last_completion_timestamp_seconds", "pool=default"); !ok {
+			t.Error("the end of the rejected batch was not told")
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if m, ok := monitoring.Lookup(f.GetName()); !ok || !slices.Contains(m.By, monitoring.ByWatcher) {
+				t.Errorf("the catalogue has no %s of a watcher", f.GetName())
+			}
+			if f.GetName() == "spool_last_success_timestamp_seconds" || strings.Contains(f.String(), "invented") {
+				t.Errorf("there is %s", f)
+			}
+		}
+	})
+}
