@@ -71,10 +71,12 @@ type Config struct {
 	Finalizer  Finalizer
 	GPUs       GPUs // nil if there are none to be watched
 
-	Name    string // unique, never used again; in leases, segments and output lines
-	Version string // of spool, for the runner record
-	Pool    string // whose queues these are, for metrics
-	Host    string
+	Name      string // unique, never used again; in leases, segments and output lines
+	Version   string // of spool, for the runner record
+	Pool      string // whose queues these are, for metrics
+	Host      string
+	HourPrice float64 // what an hour of this runner costs, in Currency, for the runner record; 0: not known
+	Currency  string
 
 	Slots   int    // requests that the engines work on at once, all together; default 256
 	Window  int    // requests in flight; default 1.25 × Slots

@@ -182,7 +182,9 @@ func (r *Runner) lead(ctx, handOver context.Context, j job, plan *batch.Plan, in
 		return fate{actDefer, failureDelay, "failed"}, err
 	}
 	notes := r.ledgerOf(plan.Batch)
-	notes.held.Add(1)
+	if notes.held.Add(1) == 1 {
+		notes.look(time.Now(), batch.PhaseIdle) // since it held a shard of this batch before
+	}
 	log.Info("shard taken", zap.String("event", "shard_taken"), zap.Int64("gen", l.Gen()), zap.Bool("predecessor_crashed", l.Predecessor().Crashed))
 	err = r.workUnder(leaseCtx, handOver, newShard(shard{
 		cfg: &r.cfg, log: log, window: r.window, plan: plan, index: index, fast: j.fast, fed: j.fed, notes: notes,

@@ -18,6 +18,7 @@ type ledger struct {
 	retries, resumed, requests, open atomic.Int64
 	segments                         atomic.Int64 // tried, of all shards, so that no name is used twice
 	held                             atomic.Int64 // shards of the batch that the runner holds
+	*history
 
 	mu  sync.Mutex
 	rec batch.Runner
@@ -28,8 +29,10 @@ type ledger struct {
 }
 
 func newLedger(cfg *Config, id string) *ledger {
-	return &ledger{writing: make(chan struct{}, 1), rec: batch.Runner{
-		V: batch.Version, Batch: id, Runner: cfg.Name, Host: cfg.Host, Version: cfg.Version, StartedAt: time.Now().Unix(),
+	now := time.Now()
+	return &ledger{writing: make(chan struct{}, 1), history: newHistory(now), rec: batch.Runner{
+		V: batch.Version, Batch: id, Runner: cfg.Name, Host: cfg.Host, Version: cfg.Version, StartedAt: now.Unix(),
+		HourPrice: cfg.HourPrice, Currency: cfg.Currency,
 	}}
 }
 
@@ -67,7 +70,9 @@ func (l *ledger) write(ctx context.Context, b storage.Bucket, env environment) e
 	l.mu.Unlock()
 	rec.Retries, rec.Resumed, rec.Requests = l.retries.Load(), l.resumed.Load(), l.requests.Load()
 	rec.Open = l.open.Load()
-	rec.UpdatedAt = time.Now().Unix()
+	now := time.Now()
+	rec.UpdatedAt = now.Unix()
+	l.fill(&rec, now, rec.Requests > 0)
 	if l.held.Load() == 0 {
 		rec.EndedAt = rec.UpdatedAt
 	}

@@ -94,7 +94,7 @@ func (m *meter) begin() {
 	m.start.SetToCurrentTime()
 	m.progress.Store(time.Now().UnixNano())
 	for vec, values := range map[*prometheus.CounterVec][]string{
-		m.phases: {batch.PhaseIdle, batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, phaseDrain},
+		m.phases: {batch.PhaseIdle, batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseDrain},
 		m.lines:  {"ok", "error"}, m.chunks: {"committed", "adopted", "failed"}, m.segments: {"written", "failed"},
 		m.jobs: {"started", "done", "done_before", "ended", handedOver.name, "elsewhere", "leased", "lease_lost", "failed"},
 	} {

@@ -3,6 +3,8 @@ package runner
 import (
 	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -11,9 +13,6 @@ import (
 	"spool/runner/vllm"
 	"spool/storage/batch"
 )
-
-// phaseDrain is the time between the wish that the runner end and its end.
-const phaseDrain = "drain"
 
 // phaseEvery is how often it is looked at what the runner does. The time since the last look is taken to be all of one
 // phase, so that the phases add up to the whole.
@@ -25,8 +24,22 @@ func (r *Runner) countPhases(ctx, stopping context.Context) {
 	for more := true; more; {
 		more = pause(ctx, phaseEvery)
 		now := time.Now()
-		r.meter.phases.WithLabelValues(r.phase(stopping)).Add(now.Sub(last).Seconds())
+		phase := r.phase(stopping)
+		r.meter.phases.WithLabelValues(phase).Add(now.Sub(last).Seconds())
+		r.look(now, phase)
 		last = now
+	}
+}
+
+// look tells the records of the batches that are held what the runner did up to now.
+func (r *Runner) look(now time.Time, phase string) {
+	r.mu.Lock()
+	ledgers := slices.Collect(maps.Values(r.ledgers))
+	r.mu.Unlock()
+	for _, l := range ledgers {
+		if l.held.Load() > 0 {
+			l.look(now, phase)
+		}
 	}
 }
 
@@ -37,7 +50,7 @@ func (r *Runner) phase(stopping context.Context) string {
 	r.mu.Unlock()
 	switch {
 	case stopping.Err() != nil:
-		return phaseDrain
+		return batch.PhaseDrain
 	case active == 0:
 		return batch.PhaseIdle
 	case r.meter.asked.Load() > 0:

@@ -32,6 +32,34 @@ const (
 	MaxSlots  = 120
 )
 
+// AddPhase appends a phase, or makes the last one longer if it is of the same name. When there are more than MaxPhases, the
+// shortest one goes to that before it. The slice is the caller's own.
+func AddPhase(phases []Phase, name string, seconds float64) []Phase {
+	switch n := len(phases); {
+	case seconds <= 0:
+		return phases
+	case n > 0 && phases[n-1].Name == name:
+		phases[n-1].Seconds += seconds
+		return phases
+	}
+	phases = append(phases, Phase{name, seconds})
+	for len(phases) > MaxPhases {
+		short := 1
+		for i := range phases[:len(phases)-1] { // the last one may still grow
+			if i > 0 && phases[i].Seconds < phases[short].Seconds {
+				short = i
+			}
+		}
+		phases[short-1].Seconds += phases[short].Seconds
+		phases = slices.Delete(phases, short, short+1)
+		if short < len(phases) && phases[short].Name == phases[short-1].Name {
+			phases[short-1].Seconds += phases[short].Seconds
+			phases = slices.Delete(phases, short, short+1)
+		}
+	}
+	return phases
+}
+
 // Series is a runner's work over time, in slots of equal length from Runner.StartedAt on. It has at most MaxSlots: when
 // they are full, two become one, and SlotSeconds doubles.
 type Series struct {

@@ -43,6 +43,30 @@ func TestSeriesTakesGapsAndClocksThatJump(t *testing.T) {
 	}
 }
 
+func TestPhasesAreBoundedAndKeepTheirSum(t *testing.T) {
+	var phases []Phase
+	sum := 0.0
+	for i := range 10_000 {
+		name := []string{PhaseGenerate, PhaseStore}[i%2]
+		seconds := float64(1 + i*7919%100)
+		phases = AddPhase(phases, name, seconds)
+		sum += seconds
+	}
+	got := 0.0
+	for i, p := range phases {
+		got += p.Seconds
+		if i > 0 && p.Name == phases[i-1].Name {
+			t.Errorf("phases %d and %d are both %s", i-1, i, p.Name)
+		}
+	}
+	if len(phases) > MaxPhases || got != sum {
+		t.Errorf("%d phases of %v s, want at most %d of %v s", len(phases), got, MaxPhases, sum)
+	}
+	if diff := cmp.Diff([]Phase{{"a", 3}, {"b", 1}}, AddPhase(AddPhase(AddPhase(nil, "a", 1), "a", 2), "b", 1)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestLatencyBucketsFollowEachOther(t *testing.T) {
 	for b := range LatencyBuckets {
 		from, to := LatencyFrom(b), LatencyFrom(b+1)
