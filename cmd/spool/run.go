@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
+	"spool/monitoring"
 	"spool/runner"
 	"spool/runner/gpu"
 	"spool/storage/finalize"
@@ -33,7 +34,7 @@ func (p *program) runCommand() *cli.Command {
 			"something to ask: the model of --model, or of the pool's engine in --config.\n\n" +
 			"Examples:\n   spool run --bucket my-bucket --engine-url http://127.0.0.1:8000\n" +
 			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
-		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags("")), configFlag(), pushgatewayFlag(), environmentFlag(),
+		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags("")), configFlag(), pushgatewayFlag(), prometheusFlag(), environmentFlag(),
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
@@ -58,11 +59,10 @@ func (p *program) run(c *cli.Context) (err error) {
 	}
 	defer closeLog()
 	defer func() { err = logged(log, elsewhere(err)) }()
-	cfg, err := p.runnerConfig(c, name, log)
+	cfg, err := p.runnerConfig(c, name, reg, log)
 	if err != nil {
 		return err
 	}
-	cfg.Metrics = reg
 	gpus := watchGPUs(log)
 	defer gpus.Close()
 	cfg.GPUs = gpus
@@ -70,7 +70,7 @@ func (p *program) run(c *cli.Context) (err error) {
 	if err != nil {
 		return failf(exitUsage, "", "%w", err)
 	}
-	stop, err := push(c.String("pushgateway"), name, reg, log)
+	stop, err := p.pushMetrics(c, service{component: "runner", job: monitoring.RunnerJob, name: name, reg: reg, log: log})
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func elsewhere(err error) error {
 	return err
 }
 
-func (p *program) runnerConfig(c *cli.Context, name string, log *zap.Logger) (runner.Config, error) {
+func (p *program) runnerConfig(c *cli.Context, name string, reg *prometheus.Registry, log *zap.Logger) (runner.Config, error) {
 	file, err := readConfig(c)
 	if err != nil {
 		return runner.Config{}, err
@@ -105,6 +105,7 @@ func (p *program) runnerConfig(c *cli.Context, name string, log *zap.Logger) (ru
 	if err != nil {
 		return runner.Config{}, err
 	}
+	s = newMetered(s, reg)
 	fast, main, err := openPool(c, c.String("pool"))
 	if err != nil {
 		return runner.Config{}, err
@@ -113,9 +114,9 @@ func (p *program) runnerConfig(c *cli.Context, name string, log *zap.Logger) (ru
 	cfg := runner.Config{
 		Bucket: s.Bucket, Fast: fast, Main: main,
 		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name}),
-		Name:      name, Version: version(), Host: host,
+		Name:      name, Version: version(), Host: host, Pool: c.String("pool"),
 		Scratch: c.String("scratch"), Idle: c.Duration("idle"), LeaseTTL: c.Duration("lease-ttl"),
-		Retry: pool.Retry.policy(), Log: log,
+		Retry: pool.Retry.policy(), Log: log, Metrics: reg,
 	}
 	return cfg, setEngine(c, pool, &cfg)
 }

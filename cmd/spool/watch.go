@@ -29,7 +29,7 @@ func (p *program) watchCommand() *cli.Command {
 			"store cannot keep the promises that spool relies on (spool doctor says which). Logs to standard output, and\n" +
 			"under logs/ in the bucket.\n\n" +
 			"Examples:\n   spool watch --bucket my-bucket --create-queues\n   spool watch --bucket my-bucket --once",
-		Flags: append(append(storeFlags(), queueFlags()...), configFlag(), pushgatewayFlag(), environmentFlag(),
+		Flags: append(append(storeFlags(), queueFlags()...), configFlag(), pushgatewayFlag(), prometheusFlag(), environmentFlag(),
 			&cli.BoolFlag{Name: "once", Usage: "scan once, and exit"},
 			&cli.BoolFlag{Name: "create-queues", Usage: "create the queues that are missing, that of the events too"},
 			&cli.IntFlag{Name: "queue-ahead", Value: watcher.DefaultQueueAhead, Usage: "unstarted jobs kept queued a pool; at least the number of runners wanted"},
@@ -60,7 +60,7 @@ func (p *program) watch(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	stop, err := push(c.String("pushgateway"), name, reg, log)
+	stop, err := p.pushMetrics(c, service{component: "watcher", job: monitoring.WatcherJob, name: name, reg: reg, log: log})
 	if err != nil {
 		return err
 	}
@@ -99,6 +99,7 @@ func (p *program) newWatcher(c *cli.Context, opt watchOptions) (*watcher.Watcher
 	if _, err := firstKey(c.Context, s, batch.InPrefix); err != nil {
 		return nil, err // that of the probe would be about each of its parts
 	}
+	s = newMetered(s, opt.reg)
 	queues, err := openQueues(c)
 	if err != nil {
 		return nil, err
@@ -159,19 +160,6 @@ func openEvents(ctx context.Context, client *queue.Client, log *zap.Logger) (wat
 		return nil, err
 	}
 	return q, nil
-}
-
-// push starts to push metrics, if a Pushgateway is given.
-func push(url, instance string, reg *prometheus.Registry, log *zap.Logger) (stop func(), err error) {
-	if url == "" {
-		return func() {}, nil
-	}
-	pusher, err := monitoring.StartPusher(monitoring.PusherConfig{
-		URL: url, Job: "batch", Instance: instance, Gatherer: reg, Registerer: reg, Log: log, CloseIn: closeTelemetry})
-	if err != nil {
-		return nil, failf(exitUsage, "", "%w", err)
-	}
-	return pusher.Close, nil
 }
 
 // instanceName names a process, never to be used again: r-host-1f3a9c42.
