@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"spool/monitoring/report"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/memstore"
@@ -50,8 +51,8 @@ func eachWrite(t *testing.T, f func(t *testing.T, c crashCase, n int) bool) {
 				if n > 30 {
 					t.Fatal("no end")
 				}
-				if !more && n < 7 {
-					t.Fatalf("only %d writes: manifest, output, errors, invalid, summary, object and result were to be", n-1)
+				if !more && n < 9 {
+					t.Fatalf("only %d writes: manifest, output, errors, invalid, three for the summary, object and result were to be", n-1)
 				}
 			}
 		})
@@ -97,7 +98,7 @@ func TestSurvivesDeathBeforeAndAfterEveryWrite(t *testing.T) {
 					Before: func(op, key string) error { return k.strike(op, key, isWrite(op) && !landed) },
 					After:  func(op, key string) error { return k.strike(op, key, isWrite(op) && landed) },
 				}
-				_, err := New(Config{Bucket: h, By: "first"}).Try(t.Context(), c.w.plan)
+				_, err := New(Config{Bucket: h, By: "first", Render: report.Render}).Try(t.Context(), c.w.plan)
 				if k.dead != errors.Is(err, errDead) {
 					t.Fatalf("dead = %v, Try = %v", k.dead, err)
 				}
@@ -152,7 +153,7 @@ func (l *late) Head(ctx context.Context, key string) (storage.Object, error) {
 func TestWriteThatLandsAfterTheEndChangesNothing(t *testing.T) {
 	eachWrite(t, func(t *testing.T, c crashCase, n int) bool {
 		l := &late{Bucket: c.s, killer: killer{n: n}}
-		_, err := New(Config{Bucket: l, By: "first"}).Try(t.Context(), c.w.plan)
+		_, err := New(Config{Bucket: l, By: "first", Render: report.Render}).Try(t.Context(), c.w.plan)
 		if l.dead != errors.Is(err, errDead) {
 			t.Fatalf("dead = %v, Try = %v", l.dead, err)
 		}
@@ -191,7 +192,7 @@ func TestOvercomesEveryFaultOfOneWrite(t *testing.T) {
 				if f.after {
 					h.Before, h.After = nil, fault
 				}
-				r, err := New(Config{Bucket: storage.WithRetry(h, storage.Retry{}), By: "f"}).Try(t.Context(), c.w.plan)
+				r, err := New(Config{Bucket: storage.WithRetry(h, storage.Retry{}), By: "f", Render: report.Render}).Try(t.Context(), c.w.plan)
 				if struck == testDir+batch.SummaryName && name == "unknown" { // not conditional, so nobody reads back
 					r = try(t, c.s, c.w)
 				} else if err != nil {
@@ -215,7 +216,7 @@ func TestManyFinalisersAtOnceAgree(t *testing.T) {
 				var wg sync.WaitGroup
 				for i := range results {
 					wg.Go(func() {
-						r, err := New(Config{Bucket: s, By: fmt.Sprint("f", i)}).Try(t.Context(), w.plan)
+						r, err := New(Config{Bucket: s, By: fmt.Sprint("f", i), Render: report.Render}).Try(t.Context(), w.plan)
 						if err != nil {
 							t.Error(err)
 						}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"go.uber.org/goleak"
 
+	"spool/monitoring/report"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/lease"
@@ -296,6 +298,7 @@ func (w *world) check(t testing.TB, s *memstore.Store, output, errs string) {
 	}
 	checkOptional(t, s, testDir+batch.ErrorsName, errs)
 	checkOptional(t, s, testDir+batch.InvalidName, string(w.invalid(t)))
+	checkReport(t, s)
 	m := getJSON[batch.Manifest](t, s, batch.ManifestKey(testID))
 	if diff := cmp.Diff(Object(w.plan, &m), getJSON[batch.Object](t, s, testDir+batch.ObjectName)); diff != "" {
 		t.Errorf("batch.json: %s", diff)
@@ -314,6 +317,15 @@ func (w *world) check(t testing.TB, s *memstore.Store, output, errs string) {
 	checkWrites(t, s)
 }
 
+// checkReport holds summary.md and report.html to summary.json.
+func checkReport(t testing.TB, s *memstore.Store) {
+	t.Helper()
+	summary := getJSON[batch.Summary](t, s, testDir+batch.SummaryName)
+	html, markdown := report.Render(&summary)
+	checkOptional(t, s, testDir+batch.ReportName, string(html))
+	checkOptional(t, s, testDir+batch.MarkdownName, string(markdown))
+}
+
 func checkOptional(t testing.TB, s *memstore.Store, key, want string) {
 	t.Helper()
 	if want == "" {
@@ -327,14 +339,17 @@ func checkOptional(t testing.TB, s *memstore.Store, key, want string) {
 	}
 }
 
-// checkWrites asks that each object but the summary has had one version.
+// rebuilt are the files that may be written again.
+var rebuilt = []string{testDir + batch.SummaryName, testDir + batch.MarkdownName, testDir + batch.ReportName}
+
+// checkWrites asks that each object but the summary and the report has had one version.
 func checkWrites(t testing.TB, s *memstore.Store) {
 	t.Helper()
 	for obj, err := range s.List(t.Context(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := s.Writes(obj.Key); n != 1 && obj.Key != testDir+batch.SummaryName {
+		if n := s.Writes(obj.Key); n != 1 && !slices.Contains(rebuilt, obj.Key) {
 			t.Errorf("%q was written %d times", obj.Key, n)
 		}
 	}
@@ -382,7 +397,7 @@ func getJSON[T any](t testing.TB, b storage.Bucket, key string) T {
 // try runs a finaliser that must not fail.
 func try(t testing.TB, b storage.Bucket, w *world) *batch.Result {
 	t.Helper()
-	r, err := New(Config{Bucket: b, By: "f"}).Try(t.Context(), w.plan)
+	r, err := New(Config{Bucket: b, By: "f", Render: report.Render}).Try(t.Context(), w.plan)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,7 +99,8 @@ func TestWritesInTheOrderOfTheFormat(t *testing.T) {
 				prepare(t, s, w)
 				want := []string{
 					batch.ManifestKey(testID), testDir + batch.OutputName, testDir + batch.ErrorsName, testDir + batch.InvalidName,
-					testDir + batch.SummaryName, testDir + batch.ObjectName, batch.ResultKey(testID),
+					testDir + batch.SummaryName, testDir + batch.MarkdownName, testDir + batch.ReportName, testDir + batch.ObjectName,
+					batch.ResultKey(testID),
 				}
 				if w.plan.Verdict == batch.Rejected {
 					want = slices.Delete(want, 1, 3)
