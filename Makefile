@@ -1,4 +1,4 @@
-# Needs Go and make. Everything that is made is under bin/ and .spool/demo; tools are installed under bin/tools.
+# Needs Go and make. Everything that is made is under bin/ and .spool/demo*; tools are installed under bin/tools.
 
 GO       ?= go
 FUZZTIME ?= 30s
@@ -30,6 +30,10 @@ build: ## Build bin/spool; its version comes from git
 .PHONY: demo
 demo: build ## Run a real file through everything on this machine, and show the results
 	@scripts/demo.sh
+
+.PHONY: demo-vllm
+demo-vllm: build ## The same with real answers: vLLM's CPU build (7 GB, Python) and a small model
+	@scripts/demo-vllm.sh
 
 .PHONY: test
 test: ## Run all tests; SPOOL_REQUIRE_ALL=1 fails where a tool for one is missing
@@ -72,6 +76,12 @@ test-localstack: ## Run the end-to-end tests against LocalStack 4.12 (installs i
 	localstack/localstack.sh setup
 	SPOOL_REQUIRE_ALL=1 $(GO) test -timeout 30m -run LocalStack -v ./localstack/...
 
+.PHONY: test-vllm
+test-vllm: ## Run the end-to-end tests with the real vLLM (installs its CPU build: 7 GB, Python)
+	scripts/vllm/setup.sh setup
+	SPOOL_VLLM_DIR=$$(scripts/vllm/setup.sh where) SPOOL_REQUIRE_VLLM=1 \
+		$(GO) test -timeout 0 -count 1 -run RealVLLM -v ./localstack/e2e
+
 .PHONY: test-nolocal
 test-nolocal: ## Vet and test the command without the local stack, as images have it
 	$(GO) vet -tags nolocal ./cmd/spool
@@ -108,7 +118,7 @@ check-tidy: ## Fail if go mod tidy would change go.mod or go.sum
 
 .PHONY: clean
 clean: ## Remove what these targets have made
-	rm -rf bin .spool/demo
+	rm -rf bin .spool/demo .spool/demo-vllm
 
 $(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT)

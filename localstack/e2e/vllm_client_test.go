@@ -201,8 +201,9 @@ func startRecorder(t *testing.T, socket string) *recorder {
 	r := &recorder{t: t, url: "unix://" + path, seen: make(map[string][]recording)}
 	transport := unixTransport(socket)
 	proxy := &httputil.ReverseProxy{
-		Rewrite:   func(p *httputil.ProxyRequest) { p.SetURL(&url.URL{Scheme: "http", Host: "engine"}) },
-		Transport: transport,
+		Rewrite:      func(p *httputil.ProxyRequest) { p.SetURL(&url.URL{Scheme: "http", Host: "engine"}) },
+		Transport:    transport,
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: r.record(proxy)}
 	served := make(chan error, 1)
