@@ -77,7 +77,7 @@ func (p *program) app() *cli.App {
 		Flags:       []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true}},
 		Commands: slices.Concat(
 			[]*cli.Command{p.checkCommand(), p.submitCommand(), p.waitCommand(), p.statusCommand(), p.listCommand(),
-				p.resultsCommand(), p.retryCommand(), p.cancelCommand(), p.logsCommand()},
+				p.resultsCommand(), p.reportCommand(), p.retryCommand(), p.cancelCommand(), p.logsCommand()},
 			[]*cli.Command{p.watchCommand(), p.runCommand()}, p.localCommands(),
 			[]*cli.Command{p.doctorCommand(), p.versionCommand(), p.completionCommand(), p.simCommand()}),
 		Action:                    p.withoutCommand,
@@ -152,7 +152,7 @@ func logged(log *zap.Logger, err error) error {
 		return nil
 	}
 	f := explain(err)
-	log.Error("ended with an error", zap.Error(f.err), zap.String("hint", f.hint), zap.Int("exit_code", int(f.code)))
+	log.Error("ended with an error", zap.String("event", "ended_with_error"), zap.Error(f.err), zap.String("hint", f.hint), zap.Int("exit_code", int(f.code)))
 	f.said = true
 	return f
 }

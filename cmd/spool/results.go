@@ -21,7 +21,7 @@ func (p *program) resultsCommand() *cli.Command {
 		ArgsUsage: "KEY",
 		Category:  forUsers,
 		Description: "Streams output.jsonl to standard output; with -o all results go to a folder: output.jsonl, errors.jsonl,\n" +
-			"invalid.jsonl, summary.json, report.html and batch.json, as far as there are any.\n" +
+			"invalid.jsonl, summary.json, summary.md, report.html and batch.json, as far as there are any.\n" +
 			"Exits 0 when they were fetched, 4 if the file was rejected and there is no output, 1 if the batch has not ended.\n\n" +
 			"Examples:\n   spool results in/evals/prompts.jsonl > output.jsonl\n   spool results in/evals/prompts.jsonl -o results/",
 		Flags: append(storeFlags(),

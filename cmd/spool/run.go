@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"spool/monitoring"
+	"spool/monitoring/report"
 	"spool/runner"
 	"spool/runner/gpu"
 	"spool/storage/finalize"
@@ -39,7 +40,8 @@ func (p *program) runCommand() *cli.Command {
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: lease.DefaultTTL, Usage: "a lease not renewed for `TIME` is stale; the same for all runners of a bucket"},
-			&cli.StringFlag{Name: "scratch", Usage: "`DIR` for the answers of unfinished chunks (default: TMPDIR)"}),
+			&cli.StringFlag{Name: "scratch", Usage: "`DIR` for the answers of unfinished chunks (default: TMPDIR)"},
+			hourPriceFlag()),
 		Action: p.run,
 	}
 }
@@ -111,10 +113,14 @@ func (p *program) runnerConfig(c *cli.Context, name string, reg *prometheus.Regi
 		return runner.Config{}, err
 	}
 	host, _ := os.Hostname() // a label for people
+	price, currency, err := parsePrice(c.String("hour-price"))
+	if err != nil {
+		return runner.Config{}, err
+	}
 	cfg := runner.Config{
 		Bucket: s.Bucket, Fast: fast, Main: main,
-		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name}),
-		Name:      name, Version: version(), Host: host, Pool: c.String("pool"),
+		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name, Render: report.Render}),
+		Name:      name, Version: version(), Host: host, Pool: c.String("pool"), HourPrice: price, Currency: currency,
 		Scratch: c.String("scratch"), Idle: c.Duration("idle"), LeaseTTL: c.Duration("lease-ttl"),
 		Retry: pool.Retry.policy(), Log: log, Metrics: reg,
 	}

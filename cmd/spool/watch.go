@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"spool/monitoring"
+	"spool/monitoring/report"
 	"spool/storage/batch"
 	"spool/storage/finalize"
 	"spool/storage/queue"
@@ -121,7 +122,7 @@ func (p *program) newWatcher(c *cli.Context, opt watchOptions) (*watcher.Watcher
 	w, err := watcher.New(watcher.Config{
 		Bucket: s.Bucket, Deleter: s.Deleter, BucketName: s.name,
 		Queues: watcher.SQS(queues), Events: events,
-		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: opt.name, Patience: finishPatience}),
+		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: opt.name, Patience: finishPatience, Render: report.Render}),
 		Pools:     cfg.watched(), Name: opt.name,
 		QueueAhead: c.Int("queue-ahead"), ScanEvery: c.Duration("scan-every"), IgnoreBefore: before,
 		AllowWeakStore: c.Bool("allow-weak-store"), Log: opt.log, Registerer: opt.reg,
@@ -153,7 +154,7 @@ func createQueues(ctx context.Context, client *queue.Client, pools []string, buc
 func openEvents(ctx context.Context, client *queue.Client, log *zap.Logger) (watcher.Source, error) {
 	q, err := client.Open(ctx, queue.EventsQueue)
 	if isNoQueue(err) {
-		log.Warn("no queue for events: new files are found by listing only", zap.String("queue", queue.EventsQueue))
+		log.Warn("no queue for events: new files are found by listing only", zap.String("event", "no_events_queue"), zap.String("queue", queue.EventsQueue))
 		return nil, nil
 	}
 	if err != nil {

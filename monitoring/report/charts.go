@@ -150,7 +150,10 @@ func latencyChart(l batch.Latencies) *columns {
 	})
 	if c != nil {
 		c.Top += " requests"
-		c.Left, c.Middle, c.Right = from(0), from((len(values)+1)/2), from(len(values))
+		c.Left, c.Right = from(0), from(len(values))
+		if n := len(values); n >= 4 && n%2 == 0 { // then it is in the middle
+			c.Middle = from(n / 2)
+		}
 	}
 	return c
 }
