@@ -49,6 +49,16 @@ func (h *history) look(now time.Time, phase string) {
 	}
 }
 
+// resume says that the runner takes a shard of the batch and held none: if it had held one before, it was idle meanwhile.
+func (h *history) resume(now time.Time) {
+	h.mu.Lock()
+	first := len(h.phases) == 0
+	h.mu.Unlock()
+	if !first {
+		h.look(now, batch.PhaseIdle)
+	}
+}
+
 // sum adds up what was counted.
 func (h *history) sum() (lines, tokens int64, took batch.Latencies) {
 	for b := range h.took {

@@ -14,7 +14,7 @@ func TestHistoryTellsWhereTheTimeWentAndWhatCameWhen(t *testing.T) {
 	start := time.Unix(1_000_000, 0)
 	h := newHistory(start)
 	at := func(seconds float64) time.Time { return start.Add(time.Duration(seconds * float64(time.Second))) }
-	h.look(at(0), batch.PhaseIdle) // takes no time
+	h.resume(at(0.1)) // nothing was before
 	h.look(at(2), batch.PhaseEngine)
 	h.answered(time.Second, 100)
 	h.answered(time.Second, 20)
@@ -34,9 +34,13 @@ func TestHistoryTellsWhereTheTimeWentAndWhatCameWhen(t *testing.T) {
 		t.Error(diff)
 	}
 	h.answered(time.Second, 1)
-	h.look(at(9), batch.PhaseStore)
+	h.resume(at(9))
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("a record that was made changed: %s", diff)
+	}
+	h.fill(&got, at(9), true)
+	if diff := cmp.Diff(append(want.Phases, batch.Phase{Name: batch.PhaseIdle, Seconds: 4.5}), got.Phases); diff != "" {
+		t.Errorf("taken again: %s", diff)
 	}
 }
 

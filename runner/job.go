@@ -183,7 +183,7 @@ func (r *Runner) lead(ctx, handOver context.Context, j job, plan *batch.Plan, in
 	}
 	notes := r.ledgerOf(plan.Batch)
 	if notes.held.Add(1) == 1 {
-		notes.look(time.Now(), batch.PhaseIdle) // since it held a shard of this batch before
+		notes.resume(time.Now())
 	}
 	log.Info("shard taken", zap.String("event", "shard_taken"), zap.Int64("gen", l.Gen()), zap.Bool("predecessor_crashed", l.Predecessor().Crashed))
 	err = r.workUnder(leaseCtx, handOver, newShard(shard{

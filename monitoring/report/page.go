@@ -253,7 +253,7 @@ func runnerRows(runners []batch.Runner) (rows []runnerRow, hidden int) {
 	for _, r := range shown {
 		state := "ended"
 		if r.EndedAt == 0 {
-			state = "open at its last record"
+			state = "not ended"
 		}
 		rows = append(rows, runnerRow{
 			Name: plain(r.Runner, 60), Host: cmp.Or(plain(r.Host, 60), "–"), Held: span(float64(held(&r))), State: state,
