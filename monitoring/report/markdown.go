@@ -50,7 +50,7 @@ func plainMarkdown(v verdict) string { return "## " + emoji(v.Tone) + " " + mdTe
 
 func mdFacts(s *batch.Summary) [][]string {
 	l := s.Lines
-	rows := [][]string{{"lines", fmt.Sprintf("%s: %s answered, %s failed, %s not run to the end, %s bad", count(l.Total), count(l.OK), count(l.Failed), count(l.Missing), count(l.Invalid))},
+	rows := [][]string{{"lines", fmt.Sprintf("%s: %s answered, %s failed, %s not run to the end, %s bad", count(l.Total), count(l.OK), count(failed(s)), count(cutOff(s)), count(l.Invalid))},
 		{"ended", clock(s.Times.Finalized) + ", " + span(float64(s.Seconds.Total)) + " after the upload"}}
 	add := func(name, value string) { rows = append(rows, []string{name, value}) }
 	if rejected(s) {
@@ -58,7 +58,7 @@ func mdFacts(s *batch.Summary) [][]string {
 	}
 	add("time", fmt.Sprintf("%s queued, %s running, %s", span(float64(s.Seconds.Queued)), span(float64(s.Seconds.Running)), plural(int64(len(s.Runners)), "runner")))
 	if s.Rates != nil {
-		add("throughput", decimal(s.Rates.Lines)+" lines/s, "+decimal(s.Rates.OutputTokens)+" output tokens/s")
+		add("throughput", decimal(rate(s))+" lines/s, "+decimal(s.Rates.OutputTokens)+" output tokens/s")
 	}
 	if q := s.Latency; q != nil {
 		add("latency", fmt.Sprintf("p50 %s, p95 %s, p99 %s, of %s", span(q.P50/1000), span(q.P95/1000), span(q.P99/1000), plural(q.Count, "request")))

@@ -93,8 +93,8 @@ func tiles(s *batch.Summary) []fact {
 		return []fact{{"lines", count(s.Lines.Total)}, {"bad lines", count(s.Lines.Invalid)}, {"lines run", "0"}, {"checked in", span(float64(s.Seconds.Total))}}
 	}
 	t = append(t, fact{"from upload to end", span(float64(s.Seconds.Total))})
-	if s.Rates != nil && s.Rates.Lines > 0 {
-		t = append(t, fact{"lines a second", decimal(s.Rates.Lines)})
+	if r := rate(s); r > 0 {
+		t = append(t, fact{"lines a second", decimal(r)})
 		if s.Usage.OutputTokens > 0 {
 			t = append(t, fact{"output tokens a second", decimal(s.Rates.OutputTokens)})
 		}
@@ -135,14 +135,14 @@ func complete(s *batch.Summary) completeness {
 		at += w
 	}
 	add("ok", "answered", l.OK, "output.jsonl")
-	add("failed", "failed", l.Failed, errs)
-	add("missing", "not run to the end", l.Missing, errs)
+	add("failed", "failed", failed(s), errs)
+	add("missing", "not run to the end", cutOff(s), errs)
 	add("invalid", "bad", l.Invalid, bad)
 	if rejected(s) {
 		add("none", "good, but not run", l.Total-l.Invalid, "the input")
 		c.Note = "A rejected file has no output: all or nothing, unless on-invalid is skip."
 	} else if c.Sound {
-		c.Note = fmt.Sprintf("%s = %s + %s + %s + %s: every line is in exactly one place.", count(l.Total), count(l.OK), count(l.Failed), count(l.Missing), count(l.Invalid))
+		c.Note = fmt.Sprintf("%s = %s + %s + %s + %s: every line is in exactly one place.", count(l.Total), count(l.OK), count(failed(s)), count(cutOff(s)), count(l.Invalid))
 	} else {
 		c.Note = "The counts do not add up. The manifest, not this report, decides; please report this."
 	}

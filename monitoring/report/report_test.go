@@ -212,6 +212,17 @@ func TestErrorsHaveExamplesAndAdvice(t *testing.T) {
 	has(t, string(markdown), "| ` HTTP 400 ` | 9 lines |", "spool retry s3://my-bucket/in/evals/prompts.jsonl --wait")
 }
 
+// A runner that is told to stop ends its open lines with the code of the stop: they did not fail.
+func TestLinesThatAStopCutOffDidNotFail(t *testing.T) {
+	s := outcomes()["Cancelled"]
+	s.Lines = batch.SummaryLines{Total: 1000, OK: 400, Failed: 350, Missing: 250}
+	s.Errors = []batch.ErrorClass{{Code: s.Code, Count: 590, Lines: []int64{401}}, {Status: 400, Count: 10, Lines: []int64{3}}}
+	html, markdown := Render(s)
+	has(t, sane(t, html, markdown), "400 of 1,000 lines have an answer; 590 were not run to their end.",
+		"1,000 = 400 + 10 + 590 + 0: every line is in exactly one place.", "failed 10 1 % errors.jsonl", "lines a second 0.683")
+	has(t, string(markdown), "| lines | 1,000: 400 answered, 10 failed, 590 not run to the end, 0 bad |", "0.683 lines/s")
+}
+
 func TestRejectedFileSaysWhatIsWrongAndThatNothingRan(t *testing.T) {
 	html, markdown := Render(outcomes()["Rejected"])
 	text := sane(t, html, markdown)

@@ -21,6 +21,29 @@ func rejected(s *batch.Summary) bool { return s.Outcome == batch.Failed && s.Chu
 // failures are all lines of errors.jsonl.
 func failures(s *batch.Summary) int64 { return s.Lines.Failed + s.Lines.Missing + s.Lines.Invalid }
 
+// cutOff are the lines that were not run to their end when the batch was stopped: those of chunks that nobody stored, and
+// those that runners ended with the code of the stop in chunks that they did store.
+func cutOff(s *batch.Summary) int64 {
+	n := s.Lines.Missing
+	for _, e := range s.Errors {
+		if s.Code != "" && e.Status == 0 && e.Code == s.Code {
+			n = max(n, min(e.Count, s.Lines.Missing+s.Lines.Failed))
+		}
+	}
+	return n
+}
+
+// failed are the lines that the engine failed.
+func failed(s *batch.Summary) int64 { return s.Lines.Failed + s.Lines.Missing - cutOff(s) }
+
+// rate is how many lines a second had an answer, good or not; 0 if that is not known.
+func rate(s *batch.Summary) float64 {
+	if s.Rates == nil || s.Seconds.Running <= 0 {
+		return 0
+	}
+	return float64(s.Lines.OK+failed(s)) / float64(s.Seconds.Running)
+}
+
 func judge(s *batch.Summary) verdict {
 	l, bad := s.Lines, failures(s)
 	answered := fmt.Sprintf("%s of %s have an answer", count(l.OK), lines(l.Total))
@@ -34,10 +57,10 @@ func judge(s *batch.Summary) verdict {
 	case rejected(s):
 		return rejection(s)
 	case s.Outcome == batch.Cancelled:
-		return verdict{"off", "■", "Cancelled", answered + "; " + count(l.Missing) + " were not run to their end.",
+		return verdict{"off", "■", "Cancelled", answered + "; " + count(cutOff(s)) + " were not run to their end.",
 			"Somebody asked for its end at " + clock(s.Times.Stopped) + ": spool wait exits 5."}
 	case s.Outcome == batch.Expired:
-		return verdict{"bad", "✗", "Expired", answered + "; " + count(l.Missing) + " were not run to their end.",
+		return verdict{"bad", "✗", "Expired", answered + "; " + count(cutOff(s)) + " were not run to their end.",
 			"Its window of " + plain(s.Window, 20) + " was over at " + clock(s.Times.Expires) + ": spool wait exits 6."}
 	case s.Outcome == batch.Failed:
 		return verdict{"bad", "✗", "Failed", answered + ". The cause: " + plain(s.Message, maxText),
