@@ -133,7 +133,9 @@ func (w *window) serve(ctx context.Context, t *task) {
 		}
 		crowd := w.fleet.release(engine, answer.Outcome)
 		w.meter.answered(t.series, answer, took)
+		t.tell(answer, took)
 		if died && t.strike(crowd) {
+			t.tellConvicted()
 			t.chunk.deliver(t, crashed(t, answer), took)
 			return
 		}

@@ -89,14 +89,14 @@ func (p *program) logs(c *cli.Context) error {
 		return err
 	}
 	reader := newLogReader(r.store, batch.LogDir(v.Input, v.Batch), filter, p.sayf)
-	print := p.printLog
+	show := p.printLog
 	if c.Bool("json") {
-		print = func(l *logLine) error { return p.printf("%s\n", l.raw) }
+		show = func(l *logLine) error { return p.printf("%s\n", l.raw) }
 	}
 	if c.Bool("follow") {
-		err = followLogs(c.Context, reader, v, print)
+		err = followLogs(c.Context, reader, v, show)
 	} else {
-		err = printNew(c.Context, reader, print)
+		err = printNew(c.Context, reader, show)
 	}
 	if err == nil && reader.empty() {
 		p.sayf("no logs of %s yet", v.Batch)
@@ -105,10 +105,10 @@ func (p *program) logs(c *cli.Context) error {
 	return err
 }
 
-func printNew(ctx context.Context, r *logReader, print func(*logLine) error) error {
+func printNew(ctx context.Context, r *logReader, show func(*logLine) error) error {
 	lines, err := r.next(ctx)
 	for _, l := range lines {
-		if err := print(l); err != nil {
+		if err := show(l); err != nil {
 			return err
 		}
 	}
@@ -116,14 +116,14 @@ func printNew(ctx context.Context, r *logReader, print func(*logLine) error) err
 }
 
 // followLogs prints lines until the batch has ended long enough ago.
-func followLogs(ctx context.Context, r *logReader, v *view, print func(*logLine) error) error {
+func followLogs(ctx context.Context, r *logReader, v *view, show func(*logLine) error) error {
 	for {
 		obj, err := r.bucket.Head(ctx, v.Output+batch.ObjectName)
 		if err != nil && !storage.IsNotFound(err) {
 			return err
 		}
 		over := err == nil && obj.Date.Sub(obj.LastModified) >= logsTail
-		if err := printNew(ctx, r, print); err != nil || over {
+		if err := printNew(ctx, r, show); err != nil || over {
 			return err
 		}
 		if err := pause(ctx, logsPoll); err != nil {

@@ -46,7 +46,7 @@ type driver interface {
 
 func connect(ctx context.Context, cfg storeConfig) (*store, error) {
 	retry := storage.Retry{OnRetry: func(op, key string, attempt int, err error) {
-		cfg.log.Warn("store call is tried again", zap.String("operation", op), zap.String("key", key),
+		cfg.log.Warn("store call is tried again", zap.String("event", "store_retry"), zap.String("operation", op), zap.String("key", key),
 			zap.Int("attempt", attempt), zap.Error(err))
 	}}
 	d, err := openDriver(ctx, cfg, retry)
