@@ -32,7 +32,10 @@ type fate struct {
 	name   string        // for metrics and logs
 }
 
-var handedOver = fate{actHandOver, 0, "handed_over"}
+// nameHandedOver is of the fate that says that somebody else goes on.
+const nameHandedOver = "handed_over"
+
+func handedOver() fate { return fate{actHandOver, 0, nameHandedOver} }
 
 type action int
 
@@ -67,7 +70,7 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 	})
 	f, err := r.process(working, handOver, j)
 	if err != nil && working.Err() != nil { // there was no time left
-		f, err = handedOver, nil
+		f, err = handedOver(), nil
 	}
 	give()
 	wall.Wait()
@@ -117,7 +120,7 @@ func (r *Runner) process(ctx, handOver context.Context, j job) (fate, error) {
 	plan, f, err := r.lookUp(ctx, handOver, m)
 	switch {
 	case errors.Is(err, errHandOver):
-		return handedOver, nil
+		return handedOver(), nil
 	case errors.Is(err, batch.ErrVersion):
 		r.log.Warn("batch is not for this version", zap.String("event", "batch_unknown"), zap.String("batch_id", m.Batch), zap.Error(err))
 		return fate{actDefer, unknownDelay, "unknown"}, nil
@@ -246,7 +249,7 @@ func (r *Runner) verdict(ctx context.Context, l *lease.Lease, err error) (fate, 
 	case err == nil:
 		return fate{actDelete, 0, "done"}, nil
 	case errors.Is(err, errHandOver):
-		return handedOver, nil
+		return handedOver(), nil
 	case errors.Is(err, lease.ErrLost):
 		return fate{actLeave, 0, "lease_lost"}, nil
 	case errors.As(err, &cause):

@@ -96,7 +96,7 @@ func (m *meter) begin() {
 	for vec, values := range map[*prometheus.CounterVec][]string{
 		m.phases: {batch.PhaseIdle, batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseDrain},
 		m.lines:  {"ok", "error"}, m.chunks: {"committed", "adopted", "failed"}, m.segments: {"written", "failed"},
-		m.jobs: {"started", "done", "done_before", "ended", handedOver.name, "elsewhere", "leased", "lease_lost", "failed"},
+		m.jobs: {"started", "done", "done_before", "ended", nameHandedOver, "elsewhere", "leased", "lease_lost", "failed"},
 	} {
 		for _, v := range values {
 			vec.WithLabelValues(v)

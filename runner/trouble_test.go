@@ -30,7 +30,7 @@ func (w *world) answering(plan *batch.Plan, cfg *Config, notes *ledger) (*shard,
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { c.close() }) //nolint:errcheck // the test is over
+	w.t.Cleanup(func() { c.close() })
 	s.chunks[0] = c
 	return s, c
 }

@@ -112,11 +112,13 @@ func (w *window) worker(ctx context.Context, n int) {
 		if !ok {
 			return
 		}
-		w.serve(ctx, t) //nolint:contextcheck // a task has its shard's context, not the worker's
+		w.serve(ctx, t)
 	}
 }
 
 // serve asks for one line, and goes on with it as long as engines go down: the fleet holds it until one is back.
+//
+//nolint:contextcheck // a task has its shard's context, not the worker's
 func (w *window) serve(ctx context.Context, t *task) {
 	for t.ctx.Err() == nil {
 		engine, err := w.fleet.acquire(t.ctx, t.group)

@@ -75,7 +75,7 @@ func run(t *testing.T, seed uint64, log *zap.Logger) {
 // rest lets the time of trouble pass, and then time until nothing is left to do.
 func (w *world) rest() {
 	w.t.Helper()
-	time.Sleep(trouble) //nolint:forbidigo // virtual time
+	time.Sleep(trouble)
 	w.note("the trouble is over")
 	w.queues.SetFaults(sqs.Faults{})
 	for range int(patience / (10 * time.Second)) {
@@ -83,7 +83,7 @@ func (w *world) rest() {
 			w.note("at rest")
 			return
 		}
-		time.Sleep(10 * time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(10 * time.Second)
 	}
 	w.t.Fatalf("not at rest %s after the end of all faults:\n%s", patience, strings.Join(w.undone(), "\n"))
 }
@@ -138,7 +138,7 @@ func (w *world) tale() string {
 func (w *world) abandonRest() {
 	w.t.Helper()
 	for range 2 {
-		time.Sleep(25 * time.Hour) //nolint:forbidigo // virtual time
+		time.Sleep(25 * time.Hour)
 		w.ctx, w.stop = context.WithCancel(context.Background())
 		l, ctx := w.link("last")
 		if err := w.watchOnce(ctx, l, 2, true); err != nil {

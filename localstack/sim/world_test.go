@@ -47,7 +47,7 @@ type world struct {
 	cancelLate                             bool // a user cancels when a shard is done
 	maxRunners                             int
 
-	ctx      context.Context // of the supply of processes
+	ctx      context.Context //nolint:containedctx // of the supply of processes
 	stop     context.CancelFunc
 	supply   sync.WaitGroup // who starts processes
 	work     sync.WaitGroup // the processes
@@ -124,7 +124,7 @@ func (w *world) troubled() bool { return time.Since(w.begun) < trouble && !w.beg
 // later does something at a later time, whoever is alive then.
 func (w *world) later(d time.Duration, do func()) {
 	w.landing.Go(func() {
-		time.Sleep(d) //nolint:forbidigo // virtual time
+		time.Sleep(d)
 		do()
 	})
 }
