@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"spool/runner/vllm"
 	"spool/storage/batch"
 	"spool/storage/lease"
@@ -114,12 +117,17 @@ func TestLineThatKillsEnginesIsFoundAndTheOthersAreAnswered(t *testing.T) {
 				p := &poison{lines: []int{50}, death: death}
 				p.feedTo(e)
 				cfg := w.defaults(e)
-				cfg.Slots = 64
+				core, logs := observer.New(zap.WarnLevel)
+				cfg.Slots, cfg.Log = 64, zap.New(core)
 				if err := w.run(t.Context(), cfg); err != nil {
 					t.Fatal(err)
 				}
 				p.wantIsolated(t, 80, 20, 5, 1)
 				w.wantCrashed(plan, 200, 50)
+				told := logs.FilterField(zap.String("event", "request_convicted")).All()
+				if len(told) != 1 || told[0].ContextMap()["request_id"] != batch.RequestID(plan.Batch, 50) {
+					t.Errorf("the log names as what kills engines %v, want line 50", told)
+				}
 				for line, n := range e.times {
 					if n > 4 || n > 1 && !p.crowds[0][line] {
 						t.Errorf("line %d was asked %d times", line, n)
