@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -470,4 +471,45 @@ func TestShipperThatWasNotStartedEndsAtOnce(t *testing.T) {
 	if _, err := monitoring.NewShipper(monitoring.ShipperConfig{Component: "runner"}); err == nil {
 		t.Error("a Shipper without an instance: no error")
 	}
+}
+
+// What is stored gives its room back: a shipper that stored many times its limit drops nothing.
+func TestStoredLinesGiveTheirRoomBack(t *testing.T) {
+	inWard(t, monitoring.ShipperConfig{Limit: 20_000}, func(t *testing.T, w *ward) {
+		noise := rand.New(rand.NewPCG(1, 2)) // does not compress
+		for range 100 {
+			text := make([]byte, 2000)
+			for i := range text {
+				text[i] = 'a' + byte(noise.IntN(26))
+			}
+			w.log.Info("line", zap.String("text", string(text)))
+			after(10 * time.Second)
+		}
+		if n := w.count("info", "dropped"); n != 0 || len(w.seqs(other)) != 100 {
+			t.Errorf("%d lines dropped and %d stored, want none and 100", n, len(w.seqs(other)))
+		}
+	})
+}
+
+// After a failure the later parts of the same batch wait, and those of others do not.
+func TestPartsOfABatchAreStoredInOrder(t *testing.T) {
+	inWard(t, monitoring.ShipperConfig{}, func(t *testing.T, w *ward) {
+		first := part(batchA, 1, 1)
+		w.fail(func(op, key string) error {
+			if key == first {
+				return storagetest.Unavailable(op, key)
+			}
+			return nil
+		})
+		for range 2 {
+			w.log.Info("of A", zap.String("batch_id", batchA))
+			w.log.Info("of B", zap.String("batch_id", batchB))
+			after(10 * time.Second)
+		}
+		w.want("while the first part fails", w.lines("logs/"+batchA), nil)
+		w.want("of another batch", w.lines("logs/"+batchB), []string{"of B 1", "of B 2"})
+		w.fail(nil)
+		after(20 * time.Second)
+		w.want("afterwards", w.lines("logs/"+batchA), []string{"of A 1", "of A 2"})
+	})
 }
