@@ -274,7 +274,11 @@ func askAll(ctx context.Context, client *http.Client, n, concurrency int, body f
 	for range concurrency {
 		g.Go(func() error {
 			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-				if err := ask(ctx, client, body(int(i))); err != nil {
+				err := ask(ctx, client, body(int(i)))
+				for again := 0; errors.Is(err, errConnection) && again < 3; again++ { // as the server closed it while it was idle
+					err = ask(ctx, client, body(int(i)))
+				}
+				if err != nil {
 					return err
 				}
 			}
@@ -283,6 +287,9 @@ func askAll(ctx context.Context, client *http.Client, n, concurrency int, body f
 	}
 	return g.Wait()
 }
+
+// errConnection says that there was no answer at all.
+var errConnection = errors.New("connection")
 
 func ask(ctx context.Context, client *http.Client, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
@@ -294,7 +301,7 @@ func ask(ctx context.Context, client *http.Client, body []byte) error {
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errConnection, err)
 	}
 	answer, err := io.ReadAll(resp.Body)
 	if err == nil && (resp.StatusCode != http.StatusOK || len(answer) == 0) {

@@ -103,7 +103,7 @@ func (r *realEngine) serve() {
 	})
 	client := socketClient(r.engine.url, 1)
 	defer client.CloseIdleConnections()
-	r.within(6*time.Minute, "vLLM is ready (see "+log.Name()+")", func() bool {
+	r.within(15*time.Minute, "vLLM is ready (see "+log.Name()+")", func() bool {
 		return ask(r.t.Context(), client, []byte(`{"model":"default","messages":[{"role":"user","content":"?"}],"max_tokens":1}`)) == nil
 	})
 }

@@ -262,8 +262,12 @@ func (o *owned) recorded(socket string, input []byte, plain map[string]answer) {
 		o.t.Errorf("the runner ended with %d after SIGTERM", code)
 	}
 	before := rec.answered()
-	runner()
+	second := runner()
 	output := o.completed(key, len(plain))
+	second.signal(syscall.SIGTERM)
+	if code := second.ended(o.t); code != 0 {
+		o.t.Errorf("the second runner ended with %d after SIGTERM", code)
+	}
 	wantSame(o.t, "with SIGTERM in mid-file", plain, output)
 	rec.wantBodies(input, output)
 	again := rec.asked() - len(plain)
