@@ -35,10 +35,14 @@ type sample struct {
 // sampleEvery is how often an engine is looked at.
 const sampleEvery = 200 * time.Millisecond
 
+// mixSeed chooses which line gets which length. What the best order-keeping driver reaches over 100,000 lines depends
+// on where the longest ones fall: for the seeds 0 to 10 it is 0.960 to 0.980, and this one is the median, 0.974.
+const mixSeed = 6
+
 // simulate starts an engine whose times are scaled, and looks at it until the test ends.
 func (s *stack) simulate(scale float64) *simulated {
 	s.t.Helper()
-	server, err := vllmsim.New(vllmsim.Config{TimeScale: scale, Lengths: heavyTail(), TextTokens: 50, MaxModelLen: 16384}, nil)
+	server, err := vllmsim.New(vllmsim.Config{TimeScale: scale, Lengths: heavyTail(), Seed: mixSeed, TextTokens: 50, MaxModelLen: 16384}, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
