@@ -1,0 +1,94 @@
+package dashboards
+
+func batchProcessing() Board {
+	return Board{UID: "spool-batch", Title: "spool / Batch Processing", About: "What is done, how fast, and what waits.", Rows: []Row{
+		{"Now", batchNow()}, {"Batches", batchBatches()}, {"Requests", batchRequests()},
+		{"Chunks and jobs", batchChunks()}, {"Queues", batchQueues()}, {"Time and bytes", batchTime()},
+	}}
+}
+
+func batchNow() []Panel {
+	return []Panel{
+		one(Stat, "Lines done", count, "Lines in stored chunks, in the range of time: of all runners together, exact.",
+			"sum by (status) (max_over_time(spool_lines_total{§R}§T))", "{{status}}"),
+		one(Stat, "Batches ended", count, "Batches by outcome, as the watchers saw them end in the range.",
+			"sum by (outcome) (max_over_time(spool_watcher_batches_total§T))", "{{outcome}}"),
+		one(Stat, "Error ratio", ratio, "Lines that ended as errors, of all that ended.",
+			`sum(rate(spool_requests_total{status="error", §M}§W)) / sum(rate(spool_requests_total{status=~"ok|error", §M}§W))`, "errors"),
+		one(Stat, "Output tokens a second", perSecond, "Tokens of results.",
+			`sum(rate(spool_tokens_total{type="output", §M}§W))`, "tokens/s"),
+		one(Stat, "Live runners", count, "Runners that pushed in the last minute and have not ended.", "count("+liveRunners+") or vector(0)", "runners"),
+		one(Stat, "Oldest job", seconds, "How long the oldest job waits that nobody works on.",
+			"max(spool_queue_oldest_message_age_seconds{§P})", "age"),
+	}
+}
+
+func batchBatches() []Panel {
+	return []Panel{
+		one(Bars, "Progress", ratio, "Lines with a result, of the open batches (50 at most).",
+			`sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state=~"completed|failed"})) / sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state="total"}))`, "{{batch_id}}"),
+		one(Bars, "Time left", seconds, "At the rate of the last ten minutes.", "max by (batch_id) (spool_batch_eta_seconds)", "{{batch_id}}"),
+		one(Stat, "Last batch took", seconds, "From the upload to batch.json.", "max by (pool) (spool_last_run_duration_seconds{§P})", "{{pool}}"),
+		one(Stat, "Last success", seconds, "Since a batch of the pool last ended completed.", "time() - max by (pool) (spool_last_success_timestamp_seconds{§P})", "{{pool}}"),
+		one(Stat, "Last end", seconds, "Since a batch of the pool last ended, however.", "time() - max by (pool) (spool_last_completion_timestamp_seconds{§P})", "{{pool}}"),
+		one(Lines, "Lines validated", perSecond, "Lines a second that watchers check; bad ones are counted, too.",
+			"sum(rate(spool_watcher_lines_validated_total§W))", "lines/s"),
+		one(Lines, "Bytes validated", "Bps", "Bytes of input files as stored.", "sum(rate(spool_watcher_validated_bytes_total§W))", "bytes/s"),
+		one(Stat, "Plans", count, "Files that were accepted or rejected, in the range.", "sum by (verdict) (max_over_time(spool_watcher_plans_total§T))", "{{verdict}}"),
+		one(Stat, "Bad lines", count, "Bad lines of files that were planned, in the range.", "sum(max_over_time(spool_watcher_bad_lines_total§T))", "bad"),
+		{Title: "Validation", About: "Time of the first pass over a file.", Unit: seconds, Queries: quantiles("spool_watcher_validation_seconds", "")},
+	}
+}
+
+func batchRequests() []Panel {
+	return []Panel{
+		one(Lines, "Results a second", perSecond, "Lines that got a result, by model and status; retried are requests that are made again.",
+			"sum by (model, status) (rate(spool_requests_total{§M}§W))", "{{model}} {{status}}"),
+		one(Lines, "Tokens a second", perSecond, "Cached tokens are a part of the input.", "sum by (type) (rate(spool_tokens_total{§M}§W))", "{{type}}"),
+		one(Stacked, "Error types", perSecond, "The ten most frequent failures of requests, tries that are made again too.",
+			"topk(10, sum by (error_type) (rate(spool_request_errors_total{§M}§W)))", "{{error_type}}"),
+		{Title: "Latency", About: "Time of requests that got a result.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M")},
+		one(Heat, "Latencies", seconds, "How many requests took how long.", "sum by (le) (rate(spool_request_duration_seconds_bucket{§M}§W))", "{{le}}"),
+		{Title: "Tokens of a result", About: "Half and nearly all of the results have at most so many.", Unit: count, Queries: []Query{
+			q("histogram_quantile(0.5, sum by (type, le) (rate(spool_request_tokens_bucket{§M}§W)))", "{{type}} p50"),
+			q("histogram_quantile(0.95, sum by (type, le) (rate(spool_request_tokens_bucket{§M}§W)))", "{{type}} p95"),
+		}},
+		{Title: "Window", About: "Requests at the engines, and how many there may be.", Unit: count, Queries: []Query{
+			q("sum(spool_requests_in_flight{§R})", "in flight"), q("sum(spool_window_size{§R})", "window"),
+		}},
+	}
+}
+
+func batchChunks() []Panel {
+	return []Panel{
+		{Title: "Chunk duration", About: "From the first line in the window to the commit.", Unit: seconds, Queries: quantiles("spool_chunk_duration_seconds", "§R")},
+		one(Stacked, "Chunks", perSecond, "Adopted: another runner was faster, its chunk stands.", "sum by (state) (rate(spool_chunks_total{§R}§W))", "{{state}}"),
+		one(Lines, "Oldest open chunk", seconds, "A straggler holds its batch up.", "time() - spool_chunk_start_timestamp_seconds{§R}", "{{instance}}"),
+		one(Stacked, "Segments", perSecond, "Attempts to save finished lines of open chunks. If they fail, a crash loses work.",
+			"sum by (outcome) (rate(spool_segments_total{§R}§W))", "{{outcome}}"),
+		one(Stat, "Jobs", count, "What became of jobs, in the range.", "sum by (state) (max_over_time(spool_jobs_total{§R}§T)) > 0", "{{state}}"),
+		one(Lines, "Jobs in progress", count, "Shards that runners hold.", "sum by (instance) (spool_runner_jobs_in_progress{§R})", "{{instance}}"),
+		{Title: "Job duration", About: "From the receipt of a job to its fate.", Unit: seconds, Queries: quantiles("spool_job_duration_seconds", "§R")},
+		{Title: "Waiting in the queue", About: "Of jobs when they are first received.", Unit: seconds, Queries: quantiles("spool_job_queue_wait_seconds", "§R")},
+	}
+}
+
+func batchQueues() []Panel {
+	return []Panel{
+		one(Stacked, "Messages", count, "As SQS counts them.", `max by (queue, state) (spool_queue_messages{queue_role="jobs", §P})`, "{{queue}} {{state}}"),
+		one(Lines, "Age of the oldest job", seconds, "Of those that nobody works on.", "max by (queue) (spool_queue_oldest_message_age_seconds{§P})", "{{queue}}"),
+		one(Lines, "Dead letters", count, "Seen before the watcher takes them.", `max by (queue) (spool_queue_messages{queue_role="dlq", §P})`, "{{queue}}"),
+		one(Lines, "Jobs sent", perSecond, "Messages that watchers send.", "sum by (pool) (rate(spool_watcher_jobs_sent_total{§P}§W))", "{{pool}}"),
+		one(Lines, "Jobs sent again", perSecond, "Because too few messages were found.", "sum by (pool) (rate(spool_watcher_jobs_resent_total{§P}§W))", "{{pool}}").needs(NeedsTrouble),
+		one(Lines, "Dead jobs taken", perSecond, "Messages taken from the dead-letter queue.", "sum by (pool) (rate(spool_watcher_dead_jobs_total{§P}§W))", "{{pool}}").needs(NeedsTrouble),
+	}
+}
+
+func batchTime() []Panel {
+	return []Panel{
+		one(Stacked, "What runners do", ratio, "Share of their time: idle is without a job, engine without an engine, store without a request in flight.",
+			"sum by (phase) (rate(spool_runner_phase_seconds_total{§R}§W)) / ignoring (phase) group_left () sum(rate(spool_runner_phase_seconds_total{§R}§W))", "{{phase}}"),
+		one(Lines, "Bytes", "Bps", "Read from and written to the bucket, by what the objects are.", "sum by (direction, kind) (rate(spool_bytes_total§W))", "{{direction}} {{kind}}"),
+		one(Lines, "Objects", perSecond, "Read from and written to the bucket.", "sum by (direction, kind) (rate(spool_files_total§W))", "{{direction}} {{kind}}"),
+	}
+}

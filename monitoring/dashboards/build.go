@@ -1,0 +1,154 @@
+package dashboards
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/grafana/grafana-foundation-sdk/go/bargauge"
+	"github.com/grafana/grafana-foundation-sdk/go/cog"
+	"github.com/grafana/grafana-foundation-sdk/go/cog/variants"
+	"github.com/grafana/grafana-foundation-sdk/go/common"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+	"github.com/grafana/grafana-foundation-sdk/go/heatmap"
+	"github.com/grafana/grafana-foundation-sdk/go/prometheus"
+	"github.com/grafana/grafana-foundation-sdk/go/stat"
+	"github.com/grafana/grafana-foundation-sdk/go/statetimeline"
+	"github.com/grafana/grafana-foundation-sdk/go/table"
+	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
+)
+
+// Variable chooses what a dashboard shows.
+type Variable struct{ Name, Label, Metric, Matchers, Values string }
+
+// Variables gives those of all dashboards, in their order: Values is the label whose values can be chosen, Metric whose.
+func Variables() []Variable {
+	return []Variable{
+		{"pool", "Pool", "spool_runner_info", "", "pool"},
+		{"model", "Model", "spool_requests_total", "", "model"},
+		{"instance", "Runner", "spool_runner_info", `pool=~"$pool"`, "instance"},
+	}
+}
+
+// JSON is the dashboard as Grafana takes it.
+func (b Board) JSON() ([]byte, error) {
+	d := dashboard.NewDashboardBuilder(b.Title).Uid(b.UID).Description(b.About).Tags([]string{"spool"}).
+		Readonly().Refresh("30s").Time("now-6h", "now").Tooltip(dashboard.DashboardCursorSyncCrosshair).
+		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Prometheus").Type("prometheus")).
+		Link(dashboard.NewDashboardLinkBuilder("spool").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"spool"}).KeepTime(true).IncludeVars(true)).
+		Annotation(annotation("Batches ended", "green", `sum by (outcome) (changes(spool_watcher_batches_total[1m])) > 0`)).
+		Annotation(annotation("XID", "red", `sum by (gpu, xid) (changes(spool_gpu_xid_errors_total[1m])) > 0`))
+	for _, v := range Variables() {
+		d.WithVariable(v.builder())
+	}
+	for _, row := range b.Rows {
+		d.WithRow(dashboard.NewRowBuilder(row.Title))
+		for _, p := range row.Panels {
+			d.WithPanel(p.builder())
+		}
+	}
+	built, err := d.Build()
+	if err != nil {
+		return nil, fmt.Errorf("build dashboard %s: %w", b.UID, err)
+	}
+	for i, p := range built.Panels { // Grafana tells panels apart by their numbers
+		id := uint32(i + 1)
+		if p.Panel != nil {
+			p.Panel.Id = &id
+		} else {
+			p.RowPanel.Id = id
+		}
+	}
+	text, err := json.MarshalIndent(built, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode dashboard %s: %w", b.UID, err)
+	}
+	return append(text, '\n'), nil
+}
+
+func source() common.DataSourceRef {
+	return common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
+}
+
+func (v Variable) query() string {
+	metric := v.Metric
+	if v.Matchers != "" {
+		metric += "{" + v.Matchers + "}"
+	}
+	return "label_values(" + metric + ", " + v.Values + ")"
+}
+
+func (v Variable) builder() *dashboard.QueryVariableBuilder {
+	return dashboard.NewQueryVariableBuilder(v.Name).Label(v.Label).Datasource(source()).
+		Query(dashboard.StringOrMap{String: cog.ToPtr(v.query())}).
+		Refresh(dashboard.VariableRefreshOnTimeRangeChanged).Sort(dashboard.VariableSortAlphabeticalAsc).
+		Multi(true).IncludeAll(true).AllValue(".*")
+}
+
+func annotation(name, color, expr string) *dashboard.AnnotationQueryBuilder {
+	return dashboard.NewAnnotationQueryBuilder().Name(name).Datasource(source()).Enable(true).IconColor(color).Expr(expr)
+}
+
+// graph is what all builders of panels have in common. Each of their methods gives the builder itself, of its own type.
+type graph[B any] interface {
+	cog.Builder[dashboard.Panel]
+	Title(string) B
+	Description(string) B
+	Unit(string) B
+	Datasource(common.DataSourceRef) B
+	Span(uint32) B
+	Height(uint32) B
+	WithTarget(cog.Builder[variants.Dataquery]) B
+}
+
+func (p Panel) builder() cog.Builder[dashboard.Panel] {
+	switch p.Kind {
+	case Stat:
+		return dress(p, stat.NewPanelBuilder(), 4, 4)
+	case Bars:
+		return dress(p, bargauge.NewPanelBuilder(), 12, 6)
+	case Table:
+		return dress(p, table.NewPanelBuilder(), 12, 8)
+	case Heat:
+		return dress(p, heatmap.NewPanelBuilder(), 12, 8)
+	case Timeline:
+		return dress(p, statetimeline.NewPanelBuilder(), 12, 6)
+	}
+	b := timeseries.NewPanelBuilder().FillOpacity(10).
+		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(true).DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom))
+	if p.Kind == Stacked {
+		b.Stacking(common.NewStackingConfigBuilder().Mode(common.StackingModeNormal))
+	}
+	return dress(p, b, 12, 8)
+}
+
+func dress[B graph[B]](p Panel, b B, width, height uint32) B {
+	about := p.About
+	if p.Needs != NeedsRun {
+		about += " Empty without " + string(p.Needs) + "."
+	}
+	b.Title(p.Title)
+	b.Description(about)
+	b.Unit(p.Unit)
+	b.Datasource(source())
+	b.Span(width)
+	b.Height(height)
+	for i, query := range p.Queries {
+		b.WithTarget(p.target(query, i))
+	}
+	return b
+}
+
+func (p Panel) target(query Query, i int) *prometheus.DataqueryBuilder {
+	t := prometheus.NewDataqueryBuilder().Expr(query.Expr).LegendFormat(query.Legend).RefId(string(rune('A' + i))).Datasource(source())
+	switch p.Kind {
+	case Stat, Bars:
+		t.Instant()
+	case Table:
+		t.Instant().Format(prometheus.PromQueryFormatTable)
+	case Heat:
+		t.Range().Format(prometheus.PromQueryFormatHeatmap)
+	default:
+		t.Range()
+	}
+	return t
+}

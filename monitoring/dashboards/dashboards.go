@@ -1,0 +1,91 @@
+package dashboards
+
+import "strings"
+
+// Needs says what must be there, beside a run, that a panel has data.
+type Needs string
+
+// What panels need.
+const (
+	NeedsRun     Needs = ""                   // a batch and a runner
+	NeedsGPU     Needs = "a GPU"              // and a binary that can watch it
+	NeedsOwn     Needs = "an own engine"      // that the runner started
+	NeedsGateway Needs = "a real Pushgateway" // that tells about itself, as spool local's does not
+	NeedsTrouble Needs = "trouble"            // nothing is wrong while it is empty
+)
+
+// Board is one dashboard.
+type Board struct {
+	UID, Title, About string
+	Rows              []Row
+}
+
+// Row is a heading and what stands below.
+type Row struct {
+	Title  string
+	Panels []Panel
+}
+
+// Kind is how a panel looks.
+type Kind int
+
+// Kinds of panels.
+const (
+	Lines   Kind = iota // over time
+	Stacked             // over time, one above the other
+	Stat                // the last value, large
+	Bars                // the last values side by side
+	Table
+	Heat     // a histogram over time
+	Timeline // states over time
+)
+
+// Panel is one picture. Units are Grafana's.
+type Panel struct {
+	Title, About, Unit string
+	Kind               Kind
+	Queries            []Query
+	Needs              Needs
+}
+
+// Query is one expression, and the name of what it gives, with labels in double braces.
+type Query struct{ Expr, Legend string }
+
+// All gives the dashboards.
+func All() []Board { return []Board{batchProcessing(), gpuMonitoring(), systemHealth()} }
+
+// q writes a query. R stands for the matcher of runners that the dashboard's variables choose, M for that and the one of
+// models, P for that of pools; W is the interval of a rate.
+func q(expr, legend string) Query {
+	return Query{strings.NewReplacer(
+		"§R", `instance=~"$instance"`, "§M", `model=~"$model", instance=~"$instance"`, "§P", `pool=~"$pool"`,
+		"§W", "[$__rate_interval]", "§T", "[$__range]",
+	).Replace(expr), legend}
+}
+
+// quantiles asks for three quantiles of a histogram, whose series are chosen by matchers.
+func quantiles(histogram, matchers string) []Query {
+	var list []Query
+	for _, p := range []struct{ q, name string }{{"0.5", "p50"}, {"0.95", "p95"}, {"0.99", "p99"}} {
+		list = append(list, q("histogram_quantile("+p.q+", sum by (le) (rate("+histogram+"_bucket{"+matchers+"}§W)))", p.name))
+	}
+	return list
+}
+
+// one is a panel of one expression.
+func one(kind Kind, title, unit, about, expr, legend string) Panel {
+	return Panel{Title: title, About: about, Unit: unit, Kind: kind, Queries: []Query{q(expr, legend)}}
+}
+
+func (p Panel) needs(n Needs) Panel {
+	p.Needs = n
+	return p
+}
+
+const (
+	liveRunners = `(time() - push_time_seconds{job="spool-runner", §R} < 60) and on (job, instance) spool_runner_up == 1`
+	perSecond   = "short"
+	ratio       = "percentunit"
+	count       = "short"
+	seconds     = "s"
+)

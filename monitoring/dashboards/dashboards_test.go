@@ -1,0 +1,222 @@
+package dashboards_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"spool/monitoring"
+	"spool/monitoring/dashboards"
+	"spool/monitoring/internal/promql"
+)
+
+var update = flag.Bool("update", false, "write the dashboards")
+
+func TestFilesAreWhatIsMade(t *testing.T) {
+	files, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var committed, made []string
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), ".json") {
+			committed = append(committed, f.Name())
+		}
+	}
+	for _, b := range dashboards.All() {
+		want, err := b.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := b.UID + ".json"
+		made = append(made, name)
+		if *update {
+			if err := os.WriteFile(name, want, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		got, err := os.ReadFile(name)
+		if err != nil || string(got) != string(want) {
+			t.Errorf("%s is not what is made (%v): go test ./monitoring/dashboards -update", name, err)
+		}
+	}
+	slices.Sort(made)
+	if !*update && !slices.Equal(committed, made) {
+		t.Errorf("there are %v, made are %v", committed, made)
+	}
+}
+
+// each calls f with every query of every panel.
+func each(f func(b dashboards.Board, p dashboards.Panel, expr string)) {
+	for _, b := range dashboards.All() {
+		for _, row := range b.Rows {
+			for _, p := range row.Panels {
+				for _, q := range p.Queries {
+					f(b, p, q.Expr)
+				}
+			}
+		}
+	}
+}
+
+func TestExpressionsNameOnlyWhatThereIs(t *testing.T) {
+	n := 0
+	each(func(b dashboards.Board, p dashboards.Panel, expr string) {
+		n++
+		if err := promql.Check(expr); err != nil {
+			t.Errorf("%s, %s: %v", b.Title, p.Title, err)
+		}
+		if strings.Contains(expr, "§") {
+			t.Errorf("%s, %s: an abbreviation is left in %s", b.Title, p.Title, expr)
+		}
+	})
+	t.Logf("%d expressions", n)
+	for _, v := range dashboards.Variables() {
+		if err := promql.Check(v.Metric + "{" + v.Matchers + "}"); err != nil {
+			t.Errorf("variable %s: %v", v.Name, err)
+		}
+		if m, _ := monitoring.Lookup(v.Metric); v.Values != "instance" && !slices.Contains(m.Labels, v.Values) {
+			t.Errorf("variable %s: %s has no label %s", v.Name, v.Metric, v.Values)
+		}
+	}
+}
+
+func TestVariablesInExpressionsAreThere(t *testing.T) {
+	names := []string{"__rate_interval", "__range"}
+	for _, v := range dashboards.Variables() {
+		names = append(names, v.Name)
+	}
+	variable := regexp.MustCompile(`\$(\w+)`)
+	each(func(b dashboards.Board, p dashboards.Panel, expr string) {
+		for _, m := range variable.FindAllStringSubmatch(expr, -1) {
+			if !slices.Contains(names, m[1]) {
+				t.Errorf("%s, %s: there is no variable %s", b.Title, p.Title, m[1])
+			}
+		}
+	})
+}
+
+// TestCountersAreReadAsCounters: the value of a counter by itself means nothing to people.
+func TestCountersAreReadAsCounters(t *testing.T) {
+	inRange := regexp.MustCompile(`\b(rate|changes|max_over_time)\(([a-z_]+)`)
+	each(func(b dashboards.Board, p dashboards.Panel, expr string) {
+		read := map[string]bool{}
+		for _, m := range inRange.FindAllStringSubmatch(expr, -1) {
+			read[m[2]] = true
+		}
+		names, err := promql.Metrics(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			m, _ := monitoring.Lookup(name)
+			series := read[name] || read[name+"_bucket"] || read[name+"_count"]
+			// How often engines came up is of interest as it is.
+			if m.Type != "" && m.Type != monitoring.Gauge && !series && name != "spool_engine_starts_total" {
+				t.Errorf("%s, %s: %s is read without rate or max_over_time", b.Title, p.Title, name)
+			}
+		}
+	})
+}
+
+func TestPanelsExplainThemselves(t *testing.T) {
+	units := map[string]string{"_seconds": "s", "_bytes": "bytes", "_ratio": "percentunit", "_celsius": "celsius"}
+	for _, b := range dashboards.All() {
+		titles := map[string]bool{}
+		for _, row := range b.Rows {
+			for _, p := range row.Panels {
+				if titles[p.Title] || p.Title == "" || len(p.About) < 10 || p.Unit == "" || len(p.Queries) == 0 {
+					t.Errorf("%s: panel %q is there twice, or lacks something: %+v", b.Title, p.Title, p)
+				}
+				titles[p.Title] = true
+				for _, q := range p.Queries {
+					for suffix, unit := range units {
+						if regexp.MustCompile(`^spool_[a-z_]+`+suffix+`\{`).MatchString(q.Expr) && p.Unit != unit {
+							t.Errorf("%s, %s: the unit is %s, of the metric %s", b.Title, p.Title, p.Unit, unit)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestEveryMetricIsOfUse: one that no panel and no alert shows is pushed for nothing.
+func TestEveryMetricIsOfUse(t *testing.T) {
+	used := map[string]bool{}
+	use := func(expr string) {
+		names, err := promql.Metrics(expr)
+		if err != nil {
+			t.Fatalf("%s: %v", expr, err)
+		}
+		for _, name := range names {
+			used[name] = true
+		}
+	}
+	each(func(_ dashboards.Board, _ dashboards.Panel, expr string) { use(expr) })
+	text, err := os.ReadFile("../alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Groups []struct{ Rules []struct{ Expr string } }
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			use(r.Expr)
+		}
+	}
+	for _, m := range monitoring.Catalogue() {
+		if !used[m.Name] {
+			t.Errorf("%s is in no panel and no alert", m.Name)
+		}
+	}
+}
+
+func TestFilesHaveASourceAndNumbers(t *testing.T) {
+	for _, b := range dashboards.All() {
+		text, err := b.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			UID    string
+			Panels []struct {
+				ID         int
+				Type       string
+				Datasource struct{ UID string }
+				Targets    []struct{ Expr, RefID string }
+			}
+			Templating  struct{ List []struct{ Name, Type string } }
+			Annotations struct{ List []struct{ Name, Expr string } }
+		}
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		ids := map[int]bool{}
+		for _, p := range d.Panels {
+			if ids[p.ID] || p.ID == 0 || p.Type != "row" && (p.Datasource.UID != "${datasource}" || len(p.Targets) == 0) {
+				t.Errorf("%s: panel %+v", b.Title, p)
+			}
+			ids[p.ID] = true
+		}
+		for _, a := range d.Annotations.List {
+			if err := promql.Check(a.Expr); err != nil || a.Expr == "" {
+				t.Errorf("%s: annotation %s: %q, %v", b.Title, a.Name, a.Expr, err)
+			}
+		}
+		if len(d.Annotations.List) != 2 || len(d.Templating.List) != 4 || d.Templating.List[0].Type != "datasource" || d.UID != b.UID {
+			t.Errorf("%s: variables %v", b.Title, d.Templating.List)
+		}
+	}
+}
