@@ -140,4 +140,8 @@ func TestPromtoolPassesTheAlerts(t *testing.T) {
 	tool(t, "promtool", append([]string{"test", "rules"}, ruleTests()...)...)
 }
 
+func TestPromtoolPassesTheConfiguration(t *testing.T) {
+	tool(t, "promtool", "check", "config", "prometheus.yml")
+}
+
 func TestAmtoolPassesTheExample(t *testing.T) { tool(t, "amtool", "check-config", "alertmanager.yml") }

@@ -102,7 +102,11 @@ func (m *meter) begin() {
 			vec.WithLabelValues(v)
 		}
 	}
+	for _, state := range []string{"done", "handed_over", "failed"} {
+		m.jobTime.WithLabelValues(state)
+	}
 	for _, queue := range []string{queueFast, queuePool} {
+		m.jobWait.WithLabelValues(queue)
 		for _, outcome := range []string{"message", "empty", "failed"} {
 			m.receives.WithLabelValues(queue, outcome)
 		}

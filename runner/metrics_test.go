@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 
 	"spool/monitoring"
 	"spool/runner/gpu"
@@ -136,7 +138,12 @@ func TestMetricsAreThoseOfTheCatalogue(t *testing.T) {
 		t.Fatal(err)
 	}
 	series, withBuckets := 0, 0
+	var push bytes.Buffer
+	encoder := expfmt.NewEncoder(&push, expfmt.NewFormat(expfmt.TypeProtoDelim)) // as client_golang pushes
 	for _, f := range families {
+		if err := encoder.Encode(f); err != nil {
+			t.Fatal(err)
+		}
 		m, ok := monitoring.Lookup(f.GetName())
 		if !ok || !slices.Contains(m.By, monitoring.ByRunner) {
 			t.Errorf("the catalogue has no %s of a runner", f.GetName())
@@ -153,7 +160,10 @@ func TestMetricsAreThoseOfTheCatalogue(t *testing.T) {
 	if series > 200 || withBuckets > 800 {
 		t.Errorf("%d series, %d with classic buckets; want 200 and 800 at most", series, withBuckets)
 	}
-	t.Logf("%d series, %d with classic buckets", series, withBuckets)
+	if push.Len() > 100<<10 {
+		t.Errorf("a push has %d bytes, want 100 KiB at most", push.Len())
+	}
+	t.Logf("%d series, %d with classic buckets, %d bytes", series, withBuckets, push.Len())
 }
 
 func TestPhasesAddUpToTheLifeOfARunner(t *testing.T) {

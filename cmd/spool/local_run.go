@@ -109,7 +109,9 @@ In another terminal:
 or, with progress and an exit code:
 
   spool submit prompts.jsonl --wait && spool results in/prompts.jsonl
-`, l.stack.Endpoints.S3, l.stack.Bucket(), l.dirs.data, l.runners, strings.Join(env, " "))
+
+Metrics of all processes, for Prometheus: %[6]s/metrics
+`, l.stack.Endpoints.S3, l.stack.Bucket(), l.dirs.data, l.runners, strings.Join(env, " "), l.stack.Endpoints.Pushgateway)
 }
 
 // Scaling.

@@ -37,6 +37,10 @@ func (p *program) pushMetrics(c *cli.Context, s service) (stop func(), err error
 	if !c.Bool("enable-prometheus") {
 		return func() {}, nil
 	}
+	bucket, err := p.openStore(c, "", zap.NewNop()) // now: at the end c.Context may be over
+	if err != nil {
+		return nil, err
+	}
 	stopPush, err := s.push(c.String("pushgateway"))
 	if err != nil {
 		return nil, failf(exitUsage, "", "%w", err)
@@ -44,7 +48,7 @@ func (p *program) pushMetrics(c *cli.Context, s service) (stop func(), err error
 	return func() {
 		var both sync.WaitGroup
 		both.Go(stopPush)
-		both.Go(func() { p.storeMetrics(c, s) })
+		both.Go(func() { s.store(c.Context, bucket) })
 		both.Wait()
 	}, nil
 }
@@ -71,18 +75,15 @@ func (s service) push(url string) (stop func(), err error) {
 	return func() { reaper(); pusher.Close() }, nil
 }
 
-// storeMetrics leaves the last metrics beside the logs: totals that need no Prometheus, and survive the Pushgateway.
-func (p *program) storeMetrics(c *cli.Context, s service) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), closeTelemetry)
+// store leaves the last metrics beside the logs: totals that need no Prometheus, and survive the Pushgateway.
+func (s service) store(ctx context.Context, bucket storage.Bucket) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTelemetry)
 	defer cancel()
 	var body bytes.Buffer
 	err := monitoring.WriteText(&body, monitoring.WithoutLive(s.reg))
 	if err == nil {
-		var bucket *store
-		if bucket, err = p.openStore(c, "", zap.NewNop()); err == nil {
-			_, err = bucket.Put(ctx, batch.OtherLogDir(s.component, s.name)+metricsFile, body.Bytes(),
-				storage.PutOptions{ContentType: "text/plain; version=0.0.4"})
-		}
+		_, err = bucket.Put(ctx, batch.OtherLogDir(s.component, s.name)+metricsFile, body.Bytes(),
+			storage.PutOptions{ContentType: "text/plain; version=0.0.4"})
 	}
 	if err != nil {
 		s.log.Warn("last metrics not stored", zap.String("event", "metrics_not_stored"), zap.Error(err))

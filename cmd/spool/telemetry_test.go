@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
 
 	"spool/localstack/pushgateway"
 	"spool/localstack/sqs"
@@ -81,6 +83,19 @@ func TestMetricsArePushedAndLeftBesideTheLogs(t *testing.T) {
 	}
 	if len(keys) != 1 || !strings.HasPrefix(keys[0], "logs/_/watcher/w-") || !strings.Contains(w.get(keys[0]), "\nspool_watcher_bad_lines_total 1\n") {
 		t.Errorf("metrics stored as %v", keys)
+	}
+}
+
+func TestMetricsAreLeftByWhoIsInterrupted(t *testing.T) {
+	w := newWorld(t)
+	reg := prometheus.NewRegistry()
+	monitoring.NewSet(reg).Counters("spool_lines_total").WithLabelValues("ok").Add(3)
+	s := service{component: "runner", name: "r-1", reg: reg, log: zap.NewNop()}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.store(ctx, w.store)
+	if got := w.get("logs/_/runner/r-1/" + metricsFile); !strings.HasSuffix(got, "\nspool_lines_total{status=\"ok\"} 3\n") {
+		t.Errorf("stored is %q", got)
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"io"
-	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
 
 	"spool/localstack"
 	"spool/runner/vllm/vllmsim"
@@ -129,7 +129,7 @@ func newCounter(t *testing.T, target string) *counter {
 		// The Host stays, because signatures cover it.
 		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host },
 		Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
-		ErrorLog:  log.New(io.Discard, "", 0), // clients that end hang up
+		ErrorLog:  zap.NewStdLog(zap.NewNop()), // clients that end hang up
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.count(kindOf(r))

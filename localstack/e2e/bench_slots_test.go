@@ -194,19 +194,22 @@ func (b *bench) order(t *testing.T) {
 	lengths := heavyTail()
 	random := rand.New(rand.NewPCG(1, 2))
 	random.Shuffle(len(lengths), func(i, j int) { lengths[i], lengths[j] = lengths[j], lengths[i] })
+	// The max_tokens of a line if its answer uses a random part of it.
+	limit := func(length int) float64 { return float64(length) / (1 - random.Float64()) }
 	orders := []struct {
 		name string
 		list []int
 	}{
 		{"as in the file", lengths},
-		{"longest first in each chunk", sorted(lengths, 1000, 0)},
-		{"longest first in 8 open chunks", sorted(lengths, open, 0)},
-		{"longest first in 8 open chunks, max_tokens 2 x too large at random", sorted(lengths, open, 1)},
-		{"longest first in the file", sorted(lengths, n, 0)},
+		{"longest first in each chunk", longestFirst(lengths, 1000, exact)},
+		{"longest first in 8 open chunks", longestFirst(lengths, open, exact)},
+		{"the same by max_tokens, of which answers use a random part", longestFirst(lengths, open, limit)},
+		{"longest first in the file", longestFirst(lengths, n, exact)},
 	}
 	for _, o := range orders {
-		ideal := feed(o.list, 1)
-		b.add("model, 20,000 lines "+o.name+": slots busy", ideal.busy, "of 1", 1, "%.0f s of the engine", ideal.seconds)
+		short := feed(o.list, 1)
+		long := feed(slices.Concat(slices.Repeat(lengths, 4), o.list), 1) // only the end matters
+		b.add("model, "+o.name+": slots busy over 20,000 lines", short.busy, "of 1", 1, "%.0f s of the engine; at the end of 100,000 lines %.4f", short.seconds, long.busy)
 	}
 	for _, o := range []int{0, 1, 2} {
 		p := newParts(t)
@@ -216,28 +219,30 @@ func (b *bench) order(t *testing.T) {
 		p.upload("in/order.jsonl", n, &lines{prompts: prompts(), maxTokens: func(i int) int { return list[i] }, fixed: true})
 		p.complete("in/order.jsonl", n)
 		done := e.Counts()
-		b.add("vllmsim, 20,000 lines "+orders[o].name+": slots busy", done.SlotSeconds/vllmsim.DefaultSlots/done.ActiveSeconds, "of 1",
+		b.add("vllmsim, "+orders[o].name+": slots busy over 20,000 lines", done.SlotSeconds/vllmsim.DefaultSlots/done.ActiveSeconds, "of 1",
 			feed(list, 1).busy, "%.0f s of the engine", done.ActiveSeconds/scale)
 	}
 }
 
-// sorted sorts each run of so many lengths, the longest first, by the length times a factor between 1 and 1 + noise.
-func sorted(lengths []int, run int, noise float64) []int {
-	random := rand.New(rand.NewPCG(3, 4))
-	type guess struct {
+// exact guesses the length of an answer right, as if max_tokens told it.
+func exact(length int) float64 { return float64(length) }
+
+// longestFirst sorts each run of so many lengths by what is guessed of them, the longest first.
+func longestFirst(lengths []int, run int, guess func(length int) float64) []int {
+	type line struct {
 		length int
 		by     float64
 	}
-	guesses := make([]guess, len(lengths))
+	lines := make([]line, len(lengths))
 	for i, n := range lengths {
-		guesses[i] = guess{n, float64(n) * (1 + noise*random.Float64())}
+		lines[i] = line{n, guess(n)}
 	}
-	for part := range slices.Chunk(guesses, run) {
-		slices.SortStableFunc(part, func(a, b guess) int { return cmp.Compare(b.by, a.by) })
+	for part := range slices.Chunk(lines, run) {
+		slices.SortStableFunc(part, func(a, b line) int { return cmp.Compare(b.by, a.by) })
 	}
 	out := make([]int, len(lengths))
-	for i, g := range guesses {
-		out[i] = g.length
+	for i, l := range lines {
+		out[i] = l.length
 	}
 	return out
 }

@@ -31,6 +31,7 @@ func Variables() []Variable {
 
 // JSON is the dashboard as Grafana takes it.
 func (b Board) JSON() ([]byte, error) {
+	//nolint:staticcheck // its successor is for Grafana 12 and later only; this one is read from 10 on
 	d := dashboard.NewDashboardBuilder(b.Title).Uid(b.UID).Description(b.About).Tags([]string{"spool"}).
 		Readonly().Refresh("30s").Time("now-6h", "now").Tooltip(dashboard.DashboardCursorSyncCrosshair).
 		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Prometheus").Type("prometheus")).
@@ -89,7 +90,7 @@ func annotation(name, color, expr string) *dashboard.AnnotationQueryBuilder {
 }
 
 // graph is what all builders of panels have in common. Each of their methods gives the builder itself, of its own type.
-type graph[B any] interface {
+type graph[B any] interface { //nolint:interfacebloat // of a library, each used once
 	cog.Builder[dashboard.Panel]
 	Title(string) B
 	Description(string) B

@@ -10,6 +10,7 @@ const (
 	NeedsRun     Needs = ""                   // a batch and a runner
 	NeedsGPU     Needs = "a GPU"              // and a binary that can watch it
 	NeedsOwn     Needs = "an own engine"      // that the runner started
+	NeedsCache   Needs = "a prefix cache"     // in the engine, which spool local's does not have
 	NeedsGateway Needs = "a real Pushgateway" // that tells about itself, as spool local's does not
 	NeedsTrouble Needs = "trouble"            // nothing is wrong while it is empty
 )

@@ -50,7 +50,7 @@ func gpuEngines() []Panel {
 		one(Lines, "Sequences in the engines", count, "Waiting ones have no room yet.", "sum by (state) (spool_engine_sequences{§R})", "{{state}}"),
 		one(Lines, "Preemptions", perSecond, "Sequences that were thrown out for want of memory, and begin anew.", "sum by (instance) (rate(spool_engine_preemptions_total{§R}§W))", "{{instance}}"),
 		one(Lines, "Prefix cache", ratio, "Tokens that were found, of those looked for.",
-			`sum(rate(spool_engine_prefix_cache_tokens_total{result="hit", §R}§W)) / sum(rate(spool_engine_prefix_cache_tokens_total{result="queried", §R}§W))`, "hits"),
+			`sum(rate(spool_engine_prefix_cache_tokens_total{result="hit", §R}§W)) / sum(rate(spool_engine_prefix_cache_tokens_total{result="queried", §R}§W))`, "hits").needs(NeedsCache),
 		one(Lines, "Tokens in the engines", perSecond, "As the engines count them, with requests that were lost.", "sum by (type) (rate(spool_engine_tokens_total{§R}§W))", "{{type}}"),
 		one(Timeline, "Engine up", count, "1 while an engine of the runner is up.", "spool_engine_ready{§R}", "{{instance}}"),
 		one(Lines, "Engine starts", count, "All beyond one for each engine are restarts.", "max by (instance) (spool_engine_starts_total{§R})", "{{instance}}"),
