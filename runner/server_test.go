@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spool/runner/gpu"
@@ -185,6 +186,7 @@ func TestWindowGivesWay(t *testing.T) {
 				var most []int
 				for range 24 { // the middle of each second
 					time.Sleep(500 * time.Millisecond)
+					synctest.Wait() // lines may begin and end in this very instant
 					most = append(most, o.open())
 					time.Sleep(500 * time.Millisecond)
 				}
