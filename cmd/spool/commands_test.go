@@ -101,6 +101,27 @@ results   s3://spool/out/a.jsonl/` + id + "/\n"
 	})
 }
 
+func TestStatusWarnsOfMixedEnvironments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		id := w.upload("in/a.jsonl", 3, nil)
+		w.end("in/a.jsonl", id, batch.Completed, 3, 0)
+		w.putJSON(batch.OutDir("in/a.jsonl", id)+batch.SummaryName, &batch.Summary{Mixed: []batch.Difference{{Field: "version"}, {Field: "args"}}})
+		const want = "the runners' engines differed in version, args, so that the same request may have another answer; see report.html"
+		if got := w.want(exitOK, "status", "in/a.jsonl", "--bucket", "spool"); !strings.Contains(got, "\nnote      "+want+"\n") {
+			t.Errorf("no warning in\n%s", got)
+		}
+		got := document(t, w.want(exitOK, "status", "in/a.jsonl", "--bucket", "spool", "--json")).(map[string]any)
+		if got["note"] != want {
+			t.Errorf("note %q", got["note"])
+		}
+		w.put(batch.OutDir("in/a.jsonl", id)+batch.SummaryName, "torn", nil)
+		if got := w.want(exitOK, "status", "in/a.jsonl", "--bucket", "spool"); strings.Contains(got, "note") {
+			t.Errorf("a summary that cannot be read is told:\n%s", got)
+		}
+	})
+}
+
 // TestNewestBatchOfAnInput walks through the rule of generations with what a user may read.
 func TestNewestBatchOfAnInput(t *testing.T) {
 	const key = "in/a.jsonl"

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"spool/storage"
 	"spool/storage/batch"
@@ -161,6 +162,25 @@ func (f *finder) loadStatus(ctx context.Context, b *found) error {
 		b.status = &s
 	}
 	return err
+}
+
+// addWarning notes on an ended batch what its summary warns of. A summary that is not there, or cannot be read, warns of nothing.
+func (f *finder) addWarning(ctx context.Context, v *view) {
+	if v.ended == nil {
+		return
+	}
+	var s struct {
+		Mixed []batch.Difference `json:"mixed"`
+	}
+	if _, err := f.json(ctx, v.Output+batch.SummaryName, &s); err != nil || len(s.Mixed) == 0 {
+		return
+	}
+	fields := make([]string, len(s.Mixed))
+	for i, d := range s.Mixed {
+		fields[i] = d.Field
+	}
+	warning := "the runners' engines differed in " + strings.Join(fields, ", ") + ", so that the same request may have another answer; see " + batch.ReportName
+	v.Note = strings.TrimPrefix(v.Note+"; "+warning, "; ")
 }
 
 func (f *finder) json(ctx context.Context, key string, v any) (storage.Object, error) {

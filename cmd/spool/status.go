@@ -30,6 +30,7 @@ func (p *program) status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	r.finder.addWarning(c.Context, v)
 	if c.Bool("json") {
 		return p.printJSON(v)
 	}

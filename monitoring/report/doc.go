@@ -23,6 +23,8 @@ const (
 
 	maxRunners = 40   // shown one by one
 	maxEngines = 3    // kinds
+	maxMixed   = 20   // values of what engines differed in
+	maxWho     = 3    // runners named with each of these
 	maxGPUs    = 16   // shown one by one
 	maxBad     = 20   // entries of file_errors
 	maxOptions = 20   // of the metadata

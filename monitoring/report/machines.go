@@ -25,7 +25,7 @@ type fact struct{ Name, Value string }
 // time of loading differ from runner to runner and make no other kind.
 var engineNames = []struct{ member, name string }{ //nolint:gochecknoglobals // a constant table
 	{"version", "Engine version"}, {"model", "Model"}, {"models", "Models served"}, {"revision", "Revision"},
-	{"model_digest", "Model digest"}, {"template_digest", "Chat template digest"}, {"args", "Arguments"},
+	{"model_digest", "Model digest"}, {"template_digest", "Chat template digest"}, {"dtype", "Data type"}, {"args", "Arguments"},
 	{"driver", "GPU driver"}, {"gpus", "GPUs"}, {"image", "Image"},
 }
 
@@ -55,6 +55,50 @@ func engines(runners []batch.Runner) []engine {
 		list = append(list, *kinds[id])
 	}
 	return list
+}
+
+// mixedRow is a value of something in which engines differed; Field is empty in all rows of it but the first.
+type mixedRow struct{ Field, Value, Runners string }
+
+// mixedRows has the fields one after another, at most maxMixed values of them.
+func mixedRows(s *batch.Summary) (rows []mixedRow, more int) {
+	for _, d := range s.Mixed {
+		name := mixedName(d.Field)
+		for _, v := range d.Values {
+			if len(rows) == maxMixed {
+				more++
+				continue
+			}
+			who := make([]string, 0, maxWho)
+			for _, r := range v.Runners[:min(len(v.Runners), maxWho)] {
+				who = append(who, plain(r, 60))
+			}
+			if n := v.Count - len(who); n > 0 {
+				who = append(who, "and "+count(int64(n))+" more")
+			}
+			rows = append(rows, mixedRow{name, cmp.Or(plain(v.Value, maxText), "none"), strings.Join(who, ", ")})
+			name = ""
+		}
+	}
+	return rows, more
+}
+
+// mixedNames are the fields that differed, for a sentence; "" if none did.
+func mixedNames(s *batch.Summary) string {
+	var names []string
+	for _, d := range s.Mixed[:min(len(s.Mixed), len(engineNames))] {
+		names = append(names, mixedName(d.Field))
+	}
+	return strings.Join(names, ", ")
+}
+
+func mixedName(field string) string {
+	for _, n := range engineNames {
+		if n.member == field {
+			return n.name
+		}
+	}
+	return plain(field, 60)
 }
 
 // objects reads a list of objects, or one; nil of anything else.

@@ -14,6 +14,7 @@ func Markdown(s *batch.Summary) []byte {
 	v := judge(s)
 	fmt.Fprintf(&b, "## %s %s\n\n", emoji(v.Tone), mdText(v.Word))
 	fmt.Fprintf(&b, "%s, batch %s\n\n%s\n\n", mdCode(plain(s.Input.Key, 1024)), mdCode(plain(s.Batch, 60)), mdText(v.Text))
+	mdMixed(&b, s)
 	mdTable(&b, []string{"", ""}, mdFacts(s))
 	if rows := errorRows(s); len(rows) > 0 {
 		b.WriteString("### Errors\n\n")
@@ -44,6 +45,21 @@ func Markdown(s *batch.Summary) []byte {
 		return []byte(text)
 	}
 	return []byte(plainMarkdown(v)) // cannot be: all of it is bounded
+}
+
+// mdMixed warns of engines that differed, above the figures.
+func mdMixed(b *strings.Builder, s *batch.Summary) {
+	rows, more := mixedRows(s)
+	if len(rows) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "> [!WARNING]\n> The runners' engines differed, so that the same request may have another answer: %s\n\n", mdText(mixedNames(s)))
+	var cells [][]string
+	for _, r := range rows[:min(len(rows), 10)] {
+		cells = append(cells, []string{mdText(r.Field), mdCell(plain(r.Value, 160)), mdCell(r.Runners)})
+	}
+	mdTable(b, []string{"differs", "value", "runners"}, cells)
+	mdMore(b, len(rows)-len(cells)+more, "values")
 }
 
 func plainMarkdown(v verdict) string { return "## " + emoji(v.Tone) + " " + mdText(v.Word) + "\n" }

@@ -30,6 +30,9 @@ type view struct {
 	Options  []fact
 	Engines  []engine
 	Kinds    int // of engines
+	Differ   string
+	Mixed    []mixedRow
+	MoreMix  int
 	Ran      bool
 	Times    []fact
 	Gantt    *gantt
@@ -63,6 +66,8 @@ func newPage(s *batch.Summary) *view {
 	v.Engines = engines(s.Runners)
 	v.Kinds = len(v.Engines)
 	v.Engines = v.Engines[:min(len(v.Engines), maxEngines)]
+	v.Differ = mixedNames(s)
+	v.Mixed, v.MoreMix = mixedRows(s)
 	v.Runners, v.Hidden = runnerRows(s.Runners)
 	v.addFlow(s)
 	v.addLatency(s)
@@ -79,6 +84,8 @@ func (v *view) shorten() {
 	v.Hidden += len(v.Runners) - min(len(v.Runners), few)
 	v.Runners = v.Runners[:min(len(v.Runners), few)]
 	v.Engines = v.Engines[:min(len(v.Engines), 1)]
+	v.MoreMix += len(v.Mixed) - min(len(v.Mixed), 2*few)
+	v.Mixed = v.Mixed[:min(len(v.Mixed), 2*few)]
 	v.Errors = v.Errors[:min(len(v.Errors), 2*few)]
 	if g := v.Gantt; g != nil {
 		g.More += len(g.Lanes) - min(len(g.Lanes), few)

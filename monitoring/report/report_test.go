@@ -262,6 +262,27 @@ func TestRunnersWithOtherEnginesAreTold(t *testing.T) {
 	}
 }
 
+func TestMixedEnvironmentsAreAWarningWithFieldsValuesAndRunners(t *testing.T) {
+	s := completed(1319, 3)
+	s.Mixed = []batch.Difference{
+		{Field: "revision", Values: []batch.Variant{
+			{Value: "abc123", Count: 5, Runners: []string{"r-1", "r-2", "r-3", "r-4"}}, {Value: "", Count: 1, Runners: []string{"r-5"}},
+		}},
+		{Field: "args", Values: []batch.Variant{{Value: "serve m --seed 1", Count: 1, Runners: []string{"r-1"}}, {Value: "serve m --seed 2", Count: 1, Runners: []string{"r-5"}}}},
+	}
+	html, markdown := Render(s)
+	has(t, sane(t, html, markdown), "so that the same request may have another answer: Revision, Arguments",
+		"The runners' engines differed: Revision, Arguments. The same request may have had another answer",
+		"Revision abc123 r-1, r-2, r-3, and 2 more none r-5 Arguments serve m --seed 1 r-1 serve m --seed 2 r-5")
+	has(t, string(markdown), "> [!WARNING] > The runners' engines differed, so that the same request may have another answer: Revision, Arguments",
+		"| Revision | ` abc123 ` | ` r-1, r-2, r-3, and 2 more ` | | | ` none ` | ` r-5 ` | | Arguments | ` serve m --seed 1 ` | ` r-1 ` |")
+	s.Mixed = nil
+	html, markdown = Render(s)
+	if strings.Contains(string(html)+string(markdown), "differed") {
+		t.Error("equal engines are said to differ")
+	}
+}
+
 func TestMillionLinesAndAThousandRunnersFit(t *testing.T) {
 	s := completed(1_000_000, 1000)
 	for i := range 51 {
@@ -274,6 +295,13 @@ func TestMillionLinesAndAThousandRunnersFit(t *testing.T) {
 		s.Models = append(s.Models, strings.Repeat("<", 2000))
 	}
 	s.Input.Key = "in/" + strings.Repeat("<", 1021)
+	for range 11 {
+		d := batch.Difference{Field: strings.Repeat("<", 100)}
+		for range batch.MaxVariants {
+			d.Values = append(d.Values, batch.Variant{Value: strings.Repeat("<", batch.MaxVariantValue), Count: 1000, Runners: slices.Repeat([]string{strings.Repeat("<", 100)}, 50)})
+		}
+		s.Mixed = append(s.Mixed, d)
+	}
 	for i := range s.Runners {
 		s.Runners[i].Runner = strings.Repeat("<", 200) + fmt.Sprint(i)
 		for len(s.Runners[i].Phases) < batch.MaxPhases {
@@ -298,6 +326,7 @@ func TestHostileTextIsOnlyText(t *testing.T) {
 		s.Errors = []batch.ErrorClass{{Code: hostile, Count: 1, Lines: []int64{1}, Example: hostile}}
 		param := hostile
 		s.FileErrors = []batch.BatchError{{Code: hostile, Message: hostile, Param: &param}}
+		s.Mixed = []batch.Difference{{Field: hostile, Values: []batch.Variant{{Value: hostile, Count: 2, Runners: []string{hostile}}}}}
 		text, _ := json.Marshal(hostile)
 		for i := range s.Runners {
 			r := &s.Runners[i]

@@ -2,6 +2,7 @@ package vllm
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -28,6 +29,7 @@ type Record struct {
 	TemplateDigest string         `json:"template_digest,omitempty"` // sha256 of the chat template
 	Models         map[string]int `json:"models"`                    // served names and their greatest lengths in tokens
 	Args           []string       `json:"args"`                      // from "serve" on, without the socket
+	Dtype          string         `json:"dtype"`                     // as configured; "auto" follows from the model and the GPU
 	Driver         string         `json:"driver,omitempty"`          // of the GPUs
 	GPUs           []string       `json:"gpus,omitempty"`            // names, one each
 	Image          string         `json:"image,omitempty"`
@@ -40,7 +42,7 @@ const digestLimit = 32 << 20
 func (s *Server) describe(l *life) Record {
 	r := Record{
 		Version: l.version, Model: s.cfg.Model, Revision: s.cfg.Revision, Image: s.cfg.Image,
-		Models: map[string]int{}, LoadSeconds: time.Since(l.born).Seconds(),
+		Models: map[string]int{}, Dtype: cmp.Or(argument(s.cfg.Args, "--dtype"), "auto"), LoadSeconds: time.Since(l.born).Seconds(),
 	}
 	for _, m := range l.models {
 		r.Models[m.ID] = m.MaxModelLen

@@ -32,8 +32,29 @@ type Summary struct {
 	Errors     []ErrorClass `json:"errors"`      // most frequent first
 	FileErrors []BatchError `json:"file_errors"` // as errors.data of batch.json
 	Runners    []Runner     `json:"runners"`     // their own records, by name; hints, may lack the last seconds
+	Mixed      []Difference `json:"mixed"`       // in what engines differed, so that answers may; empty if in nothing that was recorded
 	Finalizer  string       `json:"finalizer"`   // who proposed the manifest
 }
+
+// Difference is a property of engines on which answers depend and that had several values in one batch.
+type Difference struct {
+	Field  string    `json:"field"` // as in the record of an engine: version, model, revision, args, gpus, …
+	Values []Variant `json:"values"`
+}
+
+// Variant is one of these values, and who had it.
+type Variant struct {
+	Value   string   `json:"value"`   // cut; "" if the runner looked and there was none
+	Count   int      `json:"count"`   // runners
+	Runners []string `json:"runners"` // the first of these, by name
+}
+
+// Bounds of Summary.Mixed.
+const (
+	MaxVariants       = 20 // of a field
+	MaxVariantRunners = 50
+	MaxVariantValue   = 1000 // bytes
+)
 
 // SummaryLines counts the lines of the input by what became of them. Of an accepted file,
 // Total = OK + Failed + Missing + Invalid; of a rejected one all but Total and Invalid are 0.

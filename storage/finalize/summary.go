@@ -94,7 +94,7 @@ func (j job) summarize(ctx context.Context) (*batch.Summary, error) {
 			Stopped: m.StoppedAt, Finalized: m.FinalizedAt, Expires: p.ExpiresAt,
 		},
 		Usage: m.Usage, Errors: classes, FileErrors: []batch.BatchError{},
-		Runners: orEmpty(runners), Finalizer: m.By,
+		Runners: orEmpty(runners), Mixed: mixed(runners), Finalizer: m.By,
 	}
 	if e := objectErrors(p, m); e != nil {
 		s.FileErrors = e.Data
