@@ -43,6 +43,8 @@ type Config struct {
 	MaxModelLen   int // tokens of prompt and answer together
 	EmbeddingSize int // dimensions of an embedding
 
+	RequestMetrics bool // answers tell their own times, as with --enable-per-request-metrics
+
 	LoadTime        time.Duration // Run is bound but refuses connections for so long
 	ShutdownTimeout time.Duration // for what is in flight when the context ends; 0 aborts it at once
 	KeepAlive       time.Duration // idle connections are closed after that

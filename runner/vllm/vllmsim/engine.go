@@ -33,6 +33,7 @@ type sequence struct {
 	begin   float64       // engine.steps when it started
 	started time.Time
 	first   time.Time // when its first token is due, as foreseen when it started
+	over    time.Time // when it ended
 }
 
 type seqState int
@@ -302,7 +303,7 @@ func (e *engine) endOne(s *sequence, reason string) {
 		heap.Remove(&e.running, s.heapPos)
 	}
 	s.tokens = s.generated(e.steps)
-	s.state, s.reason = seqEnded, reason
+	s.state, s.reason, s.over = seqEnded, reason, e.at
 	e.totals.generatedTokens += s.tokens
 	e.ended(s, e.at)
 	if s.job.open--; s.job.open == 0 {

@@ -156,6 +156,9 @@ func planChat(v voice, c *Config, body []byte) (*task, *Error) {
 			m := chatMessage{Role: "assistant", Content: v.text(i, s.tokens, c.TextTokens)}
 			a.Choices = append(a.Choices, chatChoice{Index: i, Message: m, FinishReason: s.reason})
 		}
+		if c.RequestMetrics {
+			a.Metrics = metricsOf(t)
+		}
 		return a
 	}
 	return t, nil
@@ -203,6 +206,9 @@ func planCompletion(v voice, c *Config, body []byte) (*task, *Error) {
 				text = prompts[i/t.n].text + text
 			}
 			a.Choices = append(a.Choices, completionChoice{Index: i, Text: text, FinishReason: s.reason})
+		}
+		if c.RequestMetrics {
+			a.Metrics = metricsOf(t)
 		}
 		return a
 	}

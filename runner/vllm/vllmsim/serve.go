@@ -147,7 +147,7 @@ type flags struct {
 	numbers  map[string]*int
 	texts    map[string]*string
 	lists    map[string]func([]string)
-	switches []string
+	switches map[string]*bool
 }
 
 // parse takes the flags of `vllm serve` that mean something here, and passes over some that do not.
@@ -175,7 +175,10 @@ func (c *Config) parse(args []string) (addr string, err error) {
 				}
 			},
 		},
-		switches: []string{"--enable-lora", "--enforce-eager", "--disable-uvicorn-access-log"},
+		switches: map[string]*bool{
+			"--enable-lora": new(bool), "--enforce-eager": new(bool), "--disable-uvicorn-access-log": new(bool),
+			"--enable-per-request-metrics": &c.RequestMetrics,
+		},
 	}
 	if err := known.set(groupFlags(args[2:]), c.Lacks); err != nil {
 		return "", err
@@ -191,7 +194,7 @@ func (c *Config) parse(args []string) (addr string, err error) {
 func (k flags) set(given []flagGroup, lacks []string) (err error) {
 	var unknown []string
 	for _, f := range given {
-		number, text, list := k.numbers[f.name], k.texts[f.name], k.lists[f.name]
+		number, text, list, on := k.numbers[f.name], k.texts[f.name], k.lists[f.name], k.switches[f.name]
 		switch {
 		case slices.Contains(lacks, f.name):
 			unknown = append(append(unknown, f.name), f.values...)
@@ -205,7 +208,9 @@ func (k flags) set(given []flagGroup, lacks []string) (err error) {
 			list(f.values)
 		case number != nil || text != nil || list != nil:
 			return fmt.Errorf("argument %s: expected one argument", f.name)
-		case !slices.Contains(k.switches, f.name):
+		case on != nil:
+			*on = true
+		default:
 			unknown = append(append(unknown, f.name), f.values...)
 		}
 	}

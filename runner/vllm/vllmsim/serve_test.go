@@ -20,12 +20,13 @@ func TestServeTakesVLLMsArguments(t *testing.T) {
 	addr, err := c.parse([]string{
 		"serve", "/models/m", "--uds", "/tmp/v.sock", "--max-num-seqs", "7", "--max-num-queued-reqs=9", "--max-num-batched-tokens", "4096",
 		"--served-model-name", "a", "b", "default", "--enable-lora", "--lora-modules", "l=/l", "k=/k", "--shutdown-timeout", "3", "--max-model-len", "100",
+		"--enable-per-request-metrics",
 	})
 	if err != nil || addr != "unix:///tmp/v.sock" {
 		t.Fatalf("address %q, error %v", addr, err)
 	}
 	want := Config{
-		Model: "a", ServedNames: []string{"b", "default", "extra", "l", "k"}, Slots: 7, MaxQueued: 9, MaxModelLen: 100, ShutdownTimeout: 3 * time.Second,
+		Model: "a", ServedNames: []string{"b", "default", "extra", "l", "k"}, Slots: 7, MaxQueued: 9, MaxModelLen: 100, ShutdownTimeout: 3 * time.Second, RequestMetrics: true,
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestManyClientsGetTheirOwnAnswers(t *testing.T) {
@@ -50,6 +51,46 @@ func TestManyClientsGetTheirOwnAnswers(t *testing.T) {
 		t.Errorf("%d tokens, want %d", got.GeneratedTokens, clients*each*2*20)
 	}
 	checkLedger(t, cfg.LedgerPath, clients*each)
+}
+
+// One slot, 10 ms a token: the second of two requests waits for the first.
+func TestAnswersTellTheirTimesIfAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{Slots: 1, Lengths: []int{5}, TokenTime: 10 * time.Millisecond, RequestMetrics: true}
+		s := newServer(t, cfg)
+		post := func(body string) requestMetrics {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequest("POST", chatPath, strings.NewReader(body))
+			r.Header.Set("Content-Type", "application/json")
+			s.infer(w, r)
+			if err := cfg.Check(chatPath, []byte(body), w.Body.Bytes()); err != nil {
+				t.Error(err)
+			}
+			var a struct {
+				Metrics requestMetrics `json:"metrics"`
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
+				t.Error(err)
+			}
+			return a.Metrics
+		}
+		first, second := make(chan requestMetrics), make(chan requestMetrics)
+		go func() { first <- post(chat("a", "")) }()
+		synctest.Wait()
+		go func() { second <- post(chat("b", "")) }()
+		itl, rate := 10.0, 100.0
+		want := requestMetrics{FirstToken: 10, Generation: 40, MeanITL: &itl, TokensPerSecond: &rate}
+		if diff := cmp.Diff(want, <-first); diff != "" {
+			t.Error(diff)
+		}
+		want.Queue = 50
+		if diff := cmp.Diff(want, <-second); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff(requestMetrics{}, post(chat("c", `,"n":2`))); diff != "" {
+			t.Errorf("of two choices: %s", diff)
+		}
+	})
 }
 
 func TestClientThatLeavesFreesItsSlot(t *testing.T) {

@@ -1,5 +1,7 @@
 package vllmsim
 
+import "time"
+
 // The bodies of vLLM 0.32.0, member for member and in its order, as a running server gave them. Members
 // of type any are those that are always null without flags that vllmsim does not have.
 
@@ -13,6 +15,41 @@ type usage struct {
 
 func usageOf(prompt, completion int) usage {
 	return usage{Prompt: prompt, Total: prompt + completion, Completion: completion}
+}
+
+// requestMetrics are what --enable-per-request-metrics adds, in milliseconds (PerRequestMetrics and
+// build_per_request_timing_metrics of vllm/entrypoints/generate/base). It is null for several choices or prompts.
+type requestMetrics struct {
+	FirstToken          float64  `json:"time_to_first_token_ms"` // from the start of the request in a slot
+	Generation          float64  `json:"generation_time_ms"`     // from the first token to the last
+	Queue               float64  `json:"queue_time_ms"`
+	MeanITL             *float64 `json:"mean_itl_ms"` // null of a single token
+	TokensPerSecond     *float64 `json:"tokens_per_second"`
+	SpeculativeDecoding any      `json:"speculative_decoding"`
+}
+
+// metricsOf gives what a task's only sequence was measured to take; nil, which is null, if it has several, or was aborted
+// before it started.
+func metricsOf(t *task) any {
+	if len(t.seqs) != 1 || t.seqs[0].started.IsZero() {
+		return nil
+	}
+	s := t.seqs[0]
+	ms := func(d time.Duration) float64 { return float64(max(0, d)) / 1e6 }
+	first := s.first
+	if first.After(s.over) {
+		first = s.over
+	}
+	m := requestMetrics{FirstToken: ms(first.Sub(s.started)), Generation: ms(s.over.Sub(first)), Queue: ms(s.started.Sub(s.job.arrived))}
+	if s.tokens > 1 {
+		itl := m.Generation / float64(s.tokens-1)
+		m.MeanITL = &itl
+	}
+	if all := ms(s.over.Sub(s.started)); all > 0 {
+		rate := float64(s.tokens) / all * 1000
+		m.TokensPerSecond = &rate
+	}
+	return m
 }
 
 type chatResponse struct {
