@@ -95,7 +95,7 @@ func (e *wired) Do(ctx context.Context, r vllm.Request) vllm.Answer {
 	if a != nil {
 		return *a
 	}
-	return vllm.Answer{Status: 200, Body: fmt.Appendf(nil, `"answer to %d"`, line), Usage: vllm.Usage{Total: 5}}
+	return vllm.Answer{Status: 200, Body: fmt.Appendf(nil, `"answer to %d"`, line), Usage: vllm.Usage{Total: 5}, Finish: 1}
 }
 
 func (e *wired) enter(line int, body []byte) (ask int) {

@@ -107,7 +107,7 @@ func (c *chunk) deliver(t *task, a vllm.Answer, took time.Duration) {
 		answer.Code, answer.Message = a.Code, a.Err.Error()
 	}
 	c.owner.window.meter.ended(t.series, answer.OK())
-	c.owner.notes.answered(took, a.Usage.Output)
+	c.owner.notes.answered(took, &a)
 	c.add(&answer, usageOf(a.Usage))
 }
 

@@ -15,9 +15,9 @@ import (
 
 // ledger is what this runner did for one batch: the runner record. It is safe for concurrent use.
 type ledger struct {
-	retries, resumed, requests, open atomic.Int64
-	segments                         atomic.Int64 // tried, of all shards, so that no name is used twice
-	held                             atomic.Int64 // shards of the batch that the runner holds
+	resumed, requests, open atomic.Int64
+	segments                atomic.Int64 // tried, of all shards, so that no name is used twice
+	held                    atomic.Int64 // shards of the batch that the runner holds
 	*history
 
 	mu  sync.Mutex
@@ -36,7 +36,9 @@ func newLedger(cfg *Config, id string) *ledger {
 	}}
 }
 
-func (l *ledger) commit(c batch.ChunkInfo) {
+// commit counts a chunk that this runner stored, so long after it was begun; 0 if none of its lines was asked.
+func (l *ledger) commit(c batch.ChunkInfo, took time.Duration) {
+	l.committed(c, took)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rec.Chunks++

@@ -230,11 +230,12 @@ func (m *meter) closed(c *chunk) {
 	delete(m.open, c)
 }
 
-// committed counts a chunk that is stored.
-func (m *meter) committed(c *chunk, mine bool, counts batch.Counts) {
+// committed counts a chunk that is stored, and tells how long ago its lines were first asked; 0 if none was, or if it is
+// another runner's.
+func (m *meter) committed(c *chunk, mine bool, counts batch.Counts) time.Duration {
 	if !mine {
 		m.chunks.WithLabelValues("adopted").Inc()
-		return
+		return 0
 	}
 	m.chunks.WithLabelValues("committed").Inc()
 	m.lines.WithLabelValues("ok").Add(float64(counts.OK))
@@ -242,9 +243,12 @@ func (m *meter) committed(c *chunk, mine bool, counts batch.Counts) {
 	m.mu.Lock()
 	began, asked := m.open[c]
 	m.mu.Unlock()
-	if asked {
-		m.chunkTime.Observe(time.Since(began).Seconds())
+	if !asked {
+		return 0
 	}
+	took := time.Since(began)
+	m.chunkTime.Observe(took.Seconds())
+	return took
 }
 
 func (m *meter) segment(err error) {

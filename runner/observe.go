@@ -36,11 +36,64 @@ func (r *Runner) look(now time.Time, phase string) {
 	r.mu.Lock()
 	ledgers := slices.Collect(maps.Values(r.ledgers))
 	r.mu.Unlock()
+	gpus, fresh := r.gpuPoint()
 	for _, l := range ledgers {
 		if l.held.Load() > 0 {
 			l.look(now, phase)
+			if fresh {
+				l.lookAtGPUs(now, gpus)
+			}
 		}
 	}
+}
+
+// gpuPoint sums up how the GPUs are, and tells whether they were read since the last call. It is called by one goroutine.
+func (r *Runner) gpuPoint() (p batch.GPUPoint, fresh bool) {
+	if r.cfg.GPUs == nil {
+		return p, false
+	}
+	samples := r.cfg.GPUs.Samples()
+	for _, s := range samples {
+		if s.Time.After(r.gpusRead) {
+			r.gpusRead, fresh = s.Time, true
+		}
+	}
+	return pointOf(samples), fresh
+}
+
+// pointOf gives the means, the hottest, and the power of all together, each of the GPUs that say it.
+func pointOf(samples []gpu.Sample) batch.GPUPoint {
+	var busy, memory, power []float64
+	var p batch.GPUPoint
+	for _, s := range samples {
+		if s.Utilization != nil {
+			busy = append(busy, *s.Utilization)
+		}
+		if s.MemoryUsed != nil {
+			memory = append(memory, float64(*s.MemoryUsed))
+		}
+		if s.Power != nil {
+			power = append(power, *s.Power)
+		}
+		if s.Temperature != nil && (p.Temperature == nil || *s.Temperature > *p.Temperature) {
+			p.Temperature = s.Temperature
+		}
+	}
+	p.Utilization, p.MemoryUsed, p.Power = sumOver(busy, len(busy)), sumOver(memory, len(memory)), sumOver(power, 1)
+	return p
+}
+
+// sumOver divides the sum of what is known by n; nil if nothing is.
+func sumOver(values []float64, n int) *float64 {
+	if len(values) == 0 {
+		return nil
+	}
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	sum /= float64(n)
+	return &sum
 }
 
 // phase tells what the runner does now.

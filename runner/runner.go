@@ -55,6 +55,8 @@ type Runner struct {
 	active   int       // messages at work
 	lastWork time.Time // when one ended
 	failures int       // in a row
+
+	gpusRead time.Time // the last reading of GPUs that was looked at; of the goroutine of countPhases
 }
 
 type shardID struct {

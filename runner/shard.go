@@ -316,10 +316,10 @@ func (s *shard) commit(ctx context.Context, c *chunk) error {
 		s.window.meter.chunks.WithLabelValues("failed").Inc()
 		return fmt.Errorf("commit chunk %d: %w", c.number, err)
 	}
-	s.window.meter.committed(c, stored.Mine, info.Counts)
+	took := s.window.meter.committed(c, stored.Mine, info.Counts)
 	s.stored <- c.number
 	if stored.Mine {
-		s.notes.commit(info)
+		s.notes.commit(info, took)
 	}
 	s.log.Info("chunk committed", zap.String("event", "chunk_committed"), zap.Int("chunk", c.number), zap.Bool("mine", stored.Mine),
 		zap.Int64("ok", info.Counts.OK), zap.Int64("err", info.Counts.Err), zap.Int64("bytes", info.Size))

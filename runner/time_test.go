@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"spool/runner/gpu"
 	"spool/runner/vllm"
 	"spool/storage"
 	"spool/storage/batch"
@@ -427,6 +428,7 @@ func TestRunnerRecordIsKeptUpToDate(t *testing.T) {
 		plan := w.batch(100, 10)
 		e.do = takes(8 * time.Second) // five lines at a time
 		cfg := w.defaults(e)
+		cfg.GPUs = tickingGPU{}
 		_, ended := w.started(t.Context(), cfg)
 		record := func() (rec batch.Runner) {
 			if err := json.Unmarshal(w.get(batch.RunnerKey(plan.Batch, cfg.Name)), &rec); err != nil {
@@ -448,7 +450,49 @@ func TestRunnerRecordIsKeptUpToDate(t *testing.T) {
 		if engine := string(rec.Engine); engine != `[{"url":"wired","version":"test","models":["m"]}]` {
 			t.Errorf("engine %s", engine)
 		}
+		wantObserved(t, &rec)
 	})
+}
+
+// wantObserved checks what a record of ten chunks of ten lines says of the time: five lines at once, 8 s each, a reading of a GPU
+// every second.
+func wantObserved(t *testing.T, rec *batch.Runner) {
+	t.Helper()
+	var chunks, samples int64
+	for i := range rec.Series.Chunks {
+		chunks += rec.Series.Chunks[i]
+	}
+	g := rec.GPUSeries
+	for _, n := range g.Samples {
+		samples += n
+	}
+	held := rec.EndedAt - rec.StartedAt
+	if chunks != 10 || samples < held-1 || samples > held+1 || g.Utilization[0] != 0.5 || g.Power != nil {
+		t.Errorf("%d chunks and %d samples of a GPU in %d s; %+v", chunks, samples, held, g)
+	}
+	if len(rec.Slowest) != 10 || rec.Slowest[0].Lines != 10 || rec.Slowest[0].Seconds < rec.Slowest[9].Seconds || rec.Slowest[9].Seconds < 16 {
+		t.Errorf("slowest chunks %+v", rec.Slowest)
+	}
+	if rec.Finish["stop"] != 100 {
+		t.Errorf("finish reasons %v", rec.Finish)
+	}
+	named := 0.0
+	for _, p := range rec.Phases {
+		named += p.Seconds
+	}
+	if held < 160 || named < 0.99*float64(held) {
+		t.Errorf("phases are %.1f s of %d s", named, held)
+	}
+}
+
+// tickingGPU is read every second.
+type tickingGPU struct{}
+
+func (tickingGPU) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+func (tickingGPU) Samples() []gpu.Sample {
+	half := 0.5
+	return []gpu.Sample{{Time: time.Now().Truncate(time.Second), Reading: gpu.Reading{Utilization: &half}}}
 }
 
 func TestBodiesReachTheEngineByteForByte(t *testing.T) {

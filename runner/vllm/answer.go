@@ -45,6 +45,8 @@ type Answer struct {
 	Status     int    // of HTTP, 0 if there was no response
 	Body       []byte // of the response; valid JSON if Outcome is OK or Rejected
 	Usage      Usage
+	Finish     Finish
+	Timing     *Timing       // nil unless the engine tells it
 	RetryAfter time.Duration // of the server, 0 if it gave none
 	Code       string        // short, for people and metrics: "http_500", "timeout", "model_not_found"
 	Died       bool          // with Down: the engine died while it had this request, which may be the reason
@@ -107,7 +109,7 @@ func (a Answer) success() Answer {
 	case facts.aborted:
 		a.Outcome, a.Code, a.Err = Aborted, "abort", errors.New(`status 200 with finish_reason "abort"`)
 	default:
-		a.Usage = facts.usage
+		a.Usage, a.Finish, a.Timing = facts.usage, facts.finish, facts.timing
 	}
 	return a
 }

@@ -13,7 +13,9 @@ import (
 // facts is what is taken from the body of a result.
 type facts struct {
 	usage   Usage
+	finish  Finish // of the first choice that has one
 	aborted bool
+	timing  *Timing
 }
 
 // UsageOf takes the usage from the body of a result that Do gave earlier, and zero from anything else.
@@ -41,6 +43,10 @@ func scanBody(body []byte) (facts, error) {
 			return f.readUsage(dec)
 		case `"choices"`:
 			return f.readChoices(dec)
+		case `"status"`: // of /v1/responses, which has no choices
+			return f.readFinish(dec)
+		case `"metrics"`:
+			return f.readTiming(dec)
 		}
 		return dec.SkipValue()
 	})
@@ -117,8 +123,15 @@ func (f *facts) readChoice(dec *jsontext.Decoder, name []byte) error {
 	if string(name) != `"finish_reason"` {
 		return dec.SkipValue()
 	}
+	return f.readFinish(dec)
+}
+
+func (f *facts) readFinish(dec *jsontext.Decoder) error {
 	v, err := dec.ReadValue()
 	f.aborted = f.aborted || string(v) == `"abort"`
+	if f.finish == 0 {
+		f.finish = finishOf(v)
+	}
 	return err
 }
 

@@ -164,28 +164,32 @@ type Status struct {
 
 // Runner is r/<runner>.json: what one runner did for a batch. Hints for reports.
 type Runner struct {
-	V         int             `json:"v"`
-	Batch     string          `json:"batch"`
-	Runner    string          `json:"runner"`
-	Host      string          `json:"host"`
-	Version   string          `json:"version"`
-	StartedAt int64           `json:"started_at"`
-	UpdatedAt int64           `json:"updated_at"`
-	EndedAt   int64           `json:"ended_at,omitempty"`
-	Engine    json.RawMessage `json:"engine,omitempty"` // what the engines say of themselves
-	GPUs      json.RawMessage `json:"gpus,omitempty"`   // samples, as package gpu has them
-	Phases    []Phase         `json:"phases,omitempty"`
-	Series    *Series         `json:"series,omitempty"`
-	Latencies Latencies       `json:"latencies,omitempty"`  // of the requests that got a result
-	HourPrice float64         `json:"hour_price,omitempty"` // what an hour of the runner costs, all its GPUs together
-	Currency  string          `json:"currency,omitempty"`   // of it
-	Shards    int             `json:"shards"`
-	Chunks    int             `json:"chunks"`
-	OK        int64           `json:"ok"`
-	Err       int64           `json:"err"`
-	Requests  int64           `json:"requests"` // sent to the engine, retries included
-	Retries   int64           `json:"retries"`
-	Resumed   int64           `json:"resumed"` // lines taken from segments
-	Open      int64           `json:"open"`    // lines with a result in chunks that are not committed yet
-	Usage     Usage           `json:"usage"`
+	V         int              `json:"v"`
+	Batch     string           `json:"batch"`
+	Runner    string           `json:"runner"`
+	Host      string           `json:"host"`
+	Version   string           `json:"version"`
+	StartedAt int64            `json:"started_at"`
+	UpdatedAt int64            `json:"updated_at"`
+	EndedAt   int64            `json:"ended_at,omitempty"`
+	Engine    json.RawMessage  `json:"engine,omitempty"` // what the engines say of themselves
+	GPUs      json.RawMessage  `json:"gpus,omitempty"`   // samples, as package gpu has them
+	Phases    []Phase          `json:"phases,omitempty"`
+	Series    *Series          `json:"series,omitempty"`
+	GPUSeries *GPUSeries       `json:"gpu_series,omitempty"`
+	Latencies Latencies        `json:"latencies,omitempty"`    // of the requests that got a result
+	Times     *EngineTimes     `json:"engine_times,omitempty"` // of these, as far as the engine told
+	Slowest   []SlowChunk      `json:"slowest,omitempty"`
+	Finish    map[string]int64 `json:"finish_reasons,omitempty"` // of the answers, by finish_reason of their first choice
+	HourPrice float64          `json:"hour_price,omitempty"`     // what an hour of the runner costs, all its GPUs together
+	Currency  string           `json:"currency,omitempty"`       // of it
+	Shards    int              `json:"shards"`
+	Chunks    int              `json:"chunks"`
+	OK        int64            `json:"ok"`
+	Err       int64            `json:"err"`
+	Requests  int64            `json:"requests"` // sent to the engine, retries included
+	Retries   int64            `json:"retries"`
+	Resumed   int64            `json:"resumed"` // lines taken from segments
+	Open      int64            `json:"open"`    // lines with a result in chunks that are not committed yet
+	Usage     Usage            `json:"usage"`
 }

@@ -2,6 +2,7 @@ package batch
 
 import (
 	"cmp"
+	"math"
 	"math/bits"
 	"slices"
 	"time"
@@ -64,25 +65,45 @@ func AddPhase(phases []Phase, name string, seconds float64) []Phase {
 // they are full, two become one, and SlotSeconds doubles.
 type Series struct {
 	SlotSeconds  float64 `json:"slot_seconds"`
-	Lines        []int64 `json:"lines"`         // that got their result in the slot
-	OutputTokens []int64 `json:"output_tokens"` // of these
+	Lines        []int64 `json:"lines"`            // that got their result in the slot
+	OutputTokens []int64 `json:"output_tokens"`    // of these
+	Chunks       []int64 `json:"chunks,omitempty"` // that were stored; as long as Lines, but absent in records of earlier versions
+	Retries      []int64 `json:"retries,omitempty"`
+}
+
+// Work is what was done in some time.
+type Work struct{ Lines, OutputTokens, Chunks, Retries int64 }
+
+// Sub gives what was done since.
+func (w Work) Sub(since Work) Work {
+	return Work{w.Lines - since.Lines, w.OutputTokens - since.OutputTokens, w.Chunks - since.Chunks, w.Retries - since.Retries}
 }
 
 // Add counts what happened at seconds after the start. It must not be called concurrently.
-func (s *Series) Add(seconds float64, lines, outputTokens int64) {
-	if s.SlotSeconds <= 0 {
-		s.SlotSeconds = 1
+func (s *Series) Add(seconds float64, w Work) {
+	slot, halvings := slotAt(&s.SlotSeconds, seconds)
+	counts := []int64{w.Lines, w.OutputTokens, w.Chunks, w.Retries}
+	for i, list := range []*[]int64{&s.Lines, &s.OutputTokens, &s.Chunks, &s.Retries} {
+		for range halvings {
+			*list = halve(*list)
+		}
+		for len(*list) <= slot {
+			*list = append(*list, 0)
+		}
+		(*list)[slot] += counts[i]
 	}
-	for seconds/s.SlotSeconds >= MaxSlots {
-		s.SlotSeconds *= 2
-		s.Lines, s.OutputTokens = halve(s.Lines), halve(s.OutputTokens)
+}
+
+// slotAt gives the slot of a moment, after the length of slots was doubled as often as it takes.
+func slotAt(length *float64, seconds float64) (slot, doublings int) {
+	if *length <= 0 {
+		*length = 1
 	}
-	slot := max(0, int(seconds/s.SlotSeconds))
-	for len(s.Lines) <= slot {
-		s.Lines, s.OutputTokens = append(s.Lines, 0), append(s.OutputTokens, 0)
+	for seconds / *length >= MaxSlots {
+		*length *= 2
+		doublings++
 	}
-	s.Lines[slot] += lines
-	s.OutputTokens[slot] += outputTokens
+	return max(0, int(seconds / *length)), doublings
 }
 
 // halve makes one slot of two.
@@ -99,7 +120,110 @@ func (s *Series) Clone() *Series {
 	if s == nil {
 		return nil
 	}
-	return &Series{s.SlotSeconds, slices.Clone(s.Lines), slices.Clone(s.OutputTokens)}
+	return &Series{s.SlotSeconds, slices.Clone(s.Lines), slices.Clone(s.OutputTokens), slices.Clone(s.Chunks), slices.Clone(s.Retries)}
+}
+
+// GPUSeries is what a runner's GPUs did over time, in slots as Series has them. A list is absent if no GPU says it.
+type GPUSeries struct {
+	SlotSeconds float64   `json:"slot_seconds"`
+	Samples     []int64   `json:"samples"`               // of the slot; where it is 0, the others mean nothing
+	Utilization []float64 `json:"utilization,omitempty"` // 0 to 1, mean of GPUs and samples
+	MemoryUsed  []float64 `json:"memory_used_bytes,omitempty"`
+	Temperature []float64 `json:"temperature_celsius,omitempty"` // mean of the samples, of the hottest GPU
+	Power       []float64 `json:"power_watts,omitempty"`         // mean of the samples, of all GPUs together
+}
+
+// GPUPoint is one sample of a machine's GPUs: means, sums and maxima as GPUSeries has them, nil for what none says.
+type GPUPoint struct{ Utilization, MemoryUsed, Temperature, Power *float64 }
+
+// Add takes a sample at seconds after the start. It must not be called concurrently.
+func (s *GPUSeries) Add(seconds float64, p GPUPoint) {
+	slot, halvings := slotAt(&s.SlotSeconds, seconds)
+	for range halvings {
+		for _, list := range s.lists() {
+			*list = halveMeans(*list, s.Samples)
+		}
+		s.Samples = halve(s.Samples)
+	}
+	for len(s.Samples) <= slot {
+		s.Samples = append(s.Samples, 0)
+	}
+	s.Samples[slot]++
+	for i, v := range []*float64{p.Utilization, p.MemoryUsed, p.Temperature, p.Power} {
+		if v != nil {
+			addMean(s.lists()[i], slot, *v, s.Samples[slot])
+		}
+	}
+}
+
+func (s *GPUSeries) lists() []*[]float64 {
+	return []*[]float64{&s.Utilization, &s.MemoryUsed, &s.Temperature, &s.Power}
+}
+
+// addMean takes the nth value of a slot into its mean. A value that was not said at other times counts as the mean of those that were.
+func addMean(means *[]float64, slot int, v float64, n int64) {
+	for len(*means) <= slot {
+		*means = append(*means, v)
+	}
+	(*means)[slot] += (v - (*means)[slot]) / float64(n)
+}
+
+// halveMeans makes one slot of two, each mean with the weight of its samples.
+func halveMeans(means []float64, samples []int64) []float64 {
+	half := make([]float64, (len(means)+1)/2)
+	for i := range half {
+		var sum, weight float64
+		for k := 2 * i; k < min(2*i+2, len(means), len(samples)); k++ {
+			sum += means[k] * float64(samples[k])
+			weight += float64(samples[k])
+		}
+		if weight > 0 {
+			half[i] = sum / weight
+		}
+	}
+	return half
+}
+
+// Rounded makes a copy that later calls of Add do not change, with no more digits than mean anything; nil of nil.
+func (s *GPUSeries) Rounded() *GPUSeries {
+	if s == nil {
+		return nil
+	}
+	c := &GPUSeries{SlotSeconds: s.SlotSeconds, Samples: slices.Clone(s.Samples)}
+	for i, per := range []float64{1000, 1, 10, 10} { // a thousandth, a byte, a tenth of a degree and of a watt
+		for _, v := range *s.lists()[i] {
+			*c.lists()[i] = append(*c.lists()[i], math.Round(v*per)/per)
+		}
+	}
+	return c
+}
+
+// SlowChunk is a chunk that took long, from the first of its lines that were asked to its commit.
+type SlowChunk struct {
+	Chunk   int     `json:"chunk"`
+	Lines   int64   `json:"lines"`
+	Failed  int64   `json:"failed"` // of these
+	Seconds float64 `json:"seconds"`
+}
+
+// MaxSlow bounds the slow chunks of a record.
+const MaxSlow = 10
+
+// AddSlow puts a chunk among the slowest, if it is one of these; the slowest comes first. The slice is the caller's own.
+func AddSlow(chunks []SlowChunk, c SlowChunk) []SlowChunk {
+	at, _ := slices.BinarySearchFunc(chunks, c, func(have, c SlowChunk) int {
+		return cmp.Or(cmp.Compare(c.Seconds, have.Seconds), cmp.Compare(have.Chunk, c.Chunk))
+	})
+	chunks = slices.Insert(chunks, at, c)
+	return chunks[:min(len(chunks), MaxSlow)]
+}
+
+// EngineTimes are what engines say of their own requests, if they do (vLLM with --enable-per-request-metrics).
+type EngineTimes struct {
+	Queue      Latencies `json:"queue,omitempty"`       // until the request was in a slot
+	FirstToken Latencies `json:"first_token,omitempty"` // from there to the first token
+	Decode     Latencies `json:"decode,omitempty"`      // from the first to the last
+	InterToken Latencies `json:"inter_token,omitempty"` // the mean between two tokens
 }
 
 // Latencies counts durations in fixed buckets, each 1/16 of its lower bound wide or less, so that the middle of a

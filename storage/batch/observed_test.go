@@ -13,33 +13,81 @@ import (
 func TestSeriesHalvesWhenItIsFull(t *testing.T) {
 	var s Series
 	for second := range 1000 {
-		s.Add(float64(second)+0.5, 1, 10)
+		s.Add(float64(second)+0.5, Work{1, 10, int64(second % 2), 2})
 	}
 	var lines, tokens int64
 	for i := range s.Lines {
 		lines += s.Lines[i]
 		tokens += s.OutputTokens[i]
 	}
-	if s.SlotSeconds != 16 || len(s.Lines) != 63 || lines != 1000 || tokens != 10000 || s.Lines[0] != 16 || s.Lines[62] != 8 {
+	if s.SlotSeconds != 16 || len(s.Lines) != 63 || lines != 1000 || tokens != 10000 || s.Lines[0] != 16 || s.Lines[62] != 8 ||
+		s.Chunks[0] != 8 || s.Retries[0] != 32 {
 		t.Errorf("slots of %v s, %d of them, %d lines, %d tokens, %v", s.SlotSeconds, len(s.Lines), lines, tokens, s.Lines)
 	}
 }
 
 func TestSeriesTakesGapsAndClocksThatJump(t *testing.T) {
 	var s Series
-	s.Add(-5, 1, 0)
-	s.Add(3.9, 2, 7)
-	if diff := cmp.Diff(Series{1, []int64{1, 0, 0, 2}, []int64{0, 0, 0, 7}}, s); diff != "" {
+	s.Add(-5, Work{Lines: 1})
+	s.Add(3.9, Work{2, 7, 1, 3})
+	if diff := cmp.Diff(Series{1, []int64{1, 0, 0, 2}, []int64{0, 0, 0, 7}, []int64{0, 0, 0, 1}, []int64{0, 0, 0, 3}}, s); diff != "" {
 		t.Error(diff)
 	}
-	s.Add(30*24*3600, 4, 9)
+	s.Add(30*24*3600, Work{Lines: 4, OutputTokens: 9})
 	if len(s.Lines) > MaxSlots || s.Lines[0] != 3 || s.Lines[len(s.Lines)-1] != 4 {
 		t.Errorf("%d slots, %v", len(s.Lines), s.Lines)
 	}
 	c := s.Clone()
-	s.Add(0, 1, 1)
+	s.Add(0, Work{Lines: 1, OutputTokens: 1})
 	if c.Lines[0] != 3 || (*Series)(nil).Clone() != nil {
 		t.Errorf("the copy has %d in its first slot, want 3", c.Lines[0])
+	}
+}
+
+func TestGPUSeriesKeepsItsMeansWhenItHalves(t *testing.T) {
+	var s GPUSeries
+	f := func(v float64) *float64 { return &v }
+	for second := range 200 { // a ramp from 0 to 1; a GPU that cannot tell its power
+		s.Add(float64(second), GPUPoint{Utilization: f(float64(second) / 199), MemoryUsed: f(7e10), Temperature: f(70 + float64(second%2))})
+	}
+	s.Add(200, GPUPoint{})
+	got := s.Rounded()
+	if got.SlotSeconds != 2 || len(got.Samples) != 101 || got.Samples[0] != 2 || got.Samples[100] != 1 || got.Power != nil {
+		t.Errorf("slots of %v s, samples %v, power %v", got.SlotSeconds, got.Samples, got.Power)
+	}
+	if len(got.Utilization) != 100 || got.Utilization[0] != 0.003 || got.Utilization[99] != 0.997 || got.Temperature[50] != 70.5 || got.MemoryUsed[99] != 7e10 {
+		t.Errorf("utilisation %v, temperature %v, memory %v", got.Utilization, got.Temperature, got.MemoryUsed)
+	}
+	s.Add(0, GPUPoint{Utilization: f(1)})
+	if got.Samples[0] != 2 || (*GPUSeries)(nil).Rounded() != nil {
+		t.Error("a later sample changed the copy")
+	}
+}
+
+// Two slots of one sample and of three: their common mean has these weights.
+func TestGPUSeriesWeighsSlotsByTheirSamples(t *testing.T) {
+	var s GPUSeries
+	f := func(v float64) *float64 { return &v }
+	s.Add(0, GPUPoint{Power: f(100)})
+	for range 3 {
+		s.Add(1, GPUPoint{Power: f(500)})
+	}
+	s.Add(5, GPUPoint{Power: f(7)})
+	s.Add(MaxSlots, GPUPoint{Power: f(9)})
+	if diff := cmp.Diff([]float64{400, 0, 7}, s.Power[:3]); diff != "" || s.Samples[1] != 0 || s.Power[MaxSlots/2] != 9 {
+		t.Errorf("%s, samples %v", diff, s.Samples)
+	}
+}
+
+func TestSlowestChunksAreKept(t *testing.T) {
+	var chunks []SlowChunk
+	for i := range 1000 {
+		chunks = AddSlow(chunks, SlowChunk{Chunk: i, Lines: 1000, Seconds: float64(i * 7919 % 1000)})
+	}
+	for i, c := range chunks {
+		if len(chunks) != MaxSlow || c.Seconds != float64(999-i) {
+			t.Errorf("%d chunks, number %d took %v s", len(chunks), i, c.Seconds)
+		}
 	}
 }
 
