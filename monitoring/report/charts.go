@@ -63,6 +63,8 @@ type flow struct {
 	slot    float64 // seconds
 	lines   []float64
 	tokens  []float64
+	chunks  []float64 // stored
+	retries []float64
 	runners int // that recorded it
 }
 
@@ -85,12 +87,17 @@ func newFlow(runners []batch.Runner) *flow {
 	}
 	slot = max(slot, (end-start)/batch.MaxSlots)
 	size := max(1, min(batch.MaxSlots, int(math.Ceil((end-start)/slot))))
-	f := &flow{start: start, slot: slot, lines: make([]float64, size), tokens: make([]float64, size), runners: n}
+	f := &flow{start: start, slot: slot, runners: n}
+	for _, list := range []*[]float64{&f.lines, &f.tokens, &f.chunks, &f.retries} {
+		*list = make([]float64, size)
+	}
 	for i := range runners {
 		if r := &runners[i]; usable(r) {
 			at := float64(r.StartedAt) - start
 			f.spread(f.lines, at, r.Series.SlotSeconds, r.Series.Lines)
 			f.spread(f.tokens, at, r.Series.SlotSeconds, r.Series.OutputTokens)
+			f.spread(f.chunks, at, r.Series.SlotSeconds, r.Series.Chunks)
+			f.spread(f.retries, at, r.Series.SlotSeconds, r.Series.Retries)
 		}
 	}
 	return f
@@ -113,15 +120,7 @@ func (f *flow) chart(title, unit string, values []float64) *columns {
 	for i, v := range values {
 		rates[i] = v / f.slot
 	}
-	c := newColumns(title, rates, func(i int) string {
-		return span(float64(i)*f.slot) + " to " + span(float64(i+1)*f.slot) + ": " + decimal(rates[i]) + " " + unit
-	})
-	if c != nil {
-		all := f.slot * float64(len(values))
-		c.Top += " " + unit
-		c.Left, c.Middle, c.Right = "0", span(all/2), span(all)
-	}
-	return c
+	return slotChart(title, unit, f.slot, rates)
 }
 
 // perOctave is how many columns of the chart of latencies stand for a doubling.

@@ -21,15 +21,17 @@ const (
 	MaxHTML     = 300_000 // bytes
 	MaxMarkdown = 64 << 10
 
-	maxRunners = 40   // shown one by one
-	maxEngines = 3    // kinds
-	maxMixed   = 20   // values of what engines differed in
-	maxWho     = 3    // runners named with each of these
-	maxGPUs    = 16   // shown one by one
-	maxBad     = 20   // entries of file_errors
-	maxOptions = 20   // of the metadata
-	maxParts   = 1600 // of the chart of phases, in all lanes
-	maxText    = 300  // bytes of any text but an input's key
+	maxRunners  = 40   // shown one by one
+	maxEngines  = 3    // kinds
+	maxMixed    = 20   // values of what engines differed in
+	maxWho      = 3    // runners named with each of these
+	maxGPUs     = 16   // shown one by one
+	maxChunks   = 15   // slow ones
+	maxFinishes = 12   // reasons
+	maxBad      = 20   // entries of file_errors
+	maxOptions  = 20   // of the metadata
+	maxParts    = 1600 // of the chart of phases, in all lanes
+	maxText     = 300  // bytes of any text but an input's key
 )
 
 var (

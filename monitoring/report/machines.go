@@ -179,7 +179,7 @@ func gpus(r *batch.Runner) []gpu {
 }
 
 // gpuRow is a GPU in the table.
-type gpuRow struct{ Runner, GPU, Busy, Memory, Temperature, Energy, Trouble string }
+type gpuRow struct{ Runner, GPU, Busy, Idle, Memory, Temperature, Energy, Trouble string }
 
 // gpuTotals sums over the GPUs of all runners.
 type gpuTotals struct {
@@ -227,9 +227,9 @@ func (t *gpuTotals) add(g gpu) {
 
 func (g gpu) row(runner string) gpuRow {
 	r := gpuRow{Runner: plain(runner, 60), GPU: plain(strings.TrimSpace(fmt.Sprintf("%d %s", g.Index, g.Name)), 60),
-		Busy: notRecorded, Memory: notRecorded, Temperature: notRecorded, Energy: notRecorded, Trouble: noTrouble}
+		Busy: notRecorded, Idle: notRecorded, Memory: notRecorded, Temperature: notRecorded, Energy: notRecorded, Trouble: noTrouble}
 	if g.Busy != nil && g.Observed > 0 {
-		r.Busy = percent(*g.Busy, g.Observed)
+		r.Busy, r.Idle = percent(*g.Busy, g.Observed), span(g.Observed-*g.Busy)
 	}
 	if g.MemoryMax != nil {
 		r.Memory = size(*g.MemoryMax)

@@ -86,6 +86,16 @@ func mdFacts(s *batch.Summary) [][]string {
 	} else {
 		add("tokens", notRecorded)
 	}
+	for _, t := range engineTimes(s.Runners) {
+		add(t.Name, fmt.Sprintf("p50 %s, p95 %s, p99 %s", t.P50, t.P95, t.P99))
+	}
+	if f := finishes(s.Runners); f != nil {
+		parts := make([]string, len(f))
+		for i := range f {
+			parts[i] = mdText(f[i].Name + " " + f[i].Value)
+		}
+		add("answers ended by", strings.Join(parts, "; "))
+	}
 	for _, f := range cost(s) {
 		add(strings.ToLower(f.Name), mdText(f.Value))
 	}

@@ -19,40 +19,47 @@ var page = sync.OnceValue(func() *template.Template { //nolint:gochecknoglobals 
 
 // view is what the template shows: texts that are ready, and charts.
 type view struct {
-	CSS      template.CSS
-	Key      string
-	Batch    string
-	Ended    string
-	Verdict  verdict
-	Tiles    []fact
-	Complete completeness
-	Identity []fact
-	Options  []fact
-	Engines  []engine
-	Kinds    int // of engines
-	Differ   string
-	Mixed    []mixedRow
-	MoreMix  int
-	Ran      bool
-	Times    []fact
-	Gantt    *gantt
-	Runners  []runnerRow
-	Hidden   int // runners that are not shown
-	Flow     string
-	Charts   []*columns
-	Latency  []fact
-	Warning  string // about the latencies
-	Spread   *columns
-	GPUs     []gpuRow
-	MoreGPUs int
-	GPUFacts []fact
-	Tokens   []fact
-	Cost     []fact
-	Errors   []errorRow
-	Bad      []badRow
-	MoreBad  int
-	Next     []step
-	Files    []string
+	CSS       template.CSS
+	Key       string
+	Batch     string
+	Ended     string
+	Verdict   verdict
+	Tiles     []fact
+	Complete  completeness
+	Identity  []fact
+	Options   []fact
+	Engines   []engine
+	Kinds     int // of engines
+	Differ    string
+	Mixed     []mixedRow
+	MoreMix   int
+	Ran       bool
+	Times     []fact
+	Gantt     *gantt
+	Runners   []runnerRow
+	Hidden    int // runners that are not shown
+	Flow      string
+	Charts    []*columns
+	Latency   []fact
+	Warning   string // about the latencies
+	Spread    *columns
+	Inside    []timeRow
+	Slow      []chunkRow
+	Requests  string
+	Finish    []fact
+	GPUCharts []*columns
+	Sizes     string
+	Logs      string
+	GPUs      []gpuRow
+	MoreGPUs  int
+	GPUFacts  []fact
+	Tokens    []fact
+	Cost      []fact
+	Errors    []errorRow
+	Bad       []badRow
+	MoreBad   int
+	Next      []step
+	Files     []string
 }
 
 func newPage(s *batch.Summary) *view {
@@ -70,6 +77,9 @@ func newPage(s *batch.Summary) *view {
 	v.Mixed, v.MoreMix = mixedRows(s)
 	v.Runners, v.Hidden = runnerRows(s.Runners)
 	v.addFlow(s)
+	v.Inside, v.Slow, v.Requests, v.Finish = engineTimes(s.Runners), slowChunks(s.Runners), requests(s.Runners), finishes(s.Runners)
+	v.Sizes = fileSizes(s)
+	v.Logs = plain("s3://"+s.Input.Bucket+"/"+batch.LogDir(s.Input.Key, s.Batch), 1200)
 	v.addLatency(s)
 	v.addGPUs(s)
 	v.Bad, v.MoreBad = badRows(s)
@@ -280,7 +290,8 @@ func (v *view) addFlow(s *batch.Summary) {
 	if f.runners < len(s.Runners) {
 		v.Flow += fmt.Sprintf("; %d of %s recorded it", f.runners, plural(int64(len(s.Runners)), "runner"))
 	}
-	for _, c := range []*columns{f.chart("Lines over time", "lines/s", f.lines), f.chart("Output tokens over time", "output tokens/s", f.tokens)} {
+	for _, c := range []*columns{f.chart("Lines over time", "lines/s", f.lines), f.chart("Output tokens over time", "output tokens/s", f.tokens),
+		slotChart("Chunks stored over time", "chunks", f.slot, f.chunks), slotChart("Requests asked again over time", "requests", f.slot, f.retries)} {
 		if c != nil {
 			v.Charts = append(v.Charts, c)
 		}
@@ -311,6 +322,9 @@ func (v *view) addGPUs(s *batch.Summary) {
 	rows, all := gpuTable(s.Runners)
 	v.GPUs = rows[:min(len(rows), maxGPUs)]
 	v.MoreGPUs = len(rows) - len(v.GPUs)
+	if f := newGPUFlow(s.Runners); f != nil {
+		v.GPUCharts = f.charts()
+	}
 	if all.n == 0 {
 		return
 	}

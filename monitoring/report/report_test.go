@@ -57,6 +57,27 @@ func runner(i int, n int64) batch.Runner {
 			`{"index":1,"name":"H100","observed_seconds":550,"xids":{"31":2}}]`),
 		Series: &batch.Series{SlotSeconds: 5, Lines: make([]int64, 110), OutputTokens: make([]int64, 110)}, HourPrice: 3.6, Currency: "USD",
 	}
+	r.Series.Chunks, r.Series.Retries = make([]int64, 110), make([]int64, 110)
+	r.Series.Chunks[30], r.Series.Chunks[105], r.Series.Retries[50] = 4, 12, 7
+	r.GPUSeries = &batch.GPUSeries{SlotSeconds: 5}
+	for slot := range 110 {
+		r.GPUSeries.Samples = append(r.GPUSeries.Samples, 5)
+		busy := 0.94
+		if slot < 16 {
+			busy = 0
+		}
+		r.GPUSeries.Utilization = append(r.GPUSeries.Utilization, busy)
+		r.GPUSeries.MemoryUsed = append(r.GPUSeries.MemoryUsed, 7e10)
+		r.GPUSeries.Temperature = append(r.GPUSeries.Temperature, 45+float64(slot%27))
+		r.GPUSeries.Power = append(r.GPUSeries.Power, 200+1000*busy)
+	}
+	for c := range batch.MaxSlow {
+		r.Slowest = batch.AddSlow(r.Slowest, batch.SlowChunk{Chunk: 16*i + c, Lines: 1000, Failed: int64(c % 2), Seconds: 100 + float64(c) + 0.01*float64(i)})
+	}
+	r.Finish = map[string]int64{"stop": n - n/10, "length": n / 10}
+	r.Times = &batch.EngineTimes{
+		Queue: batch.Latencies{{0, n / 2}, {200, n / 2}}, FirstToken: batch.Latencies{{250, n}}, Decode: batch.Latencies{{300, n}}, InterToken: batch.Latencies{{220, n}},
+	}
 	for slot := 16; slot < 107; slot++ {
 		r.Series.Lines[slot] = n/91 + int64(slot%7)*n/2000
 		r.Series.OutputTokens[slot] = 250 * r.Series.Lines[slot]
@@ -197,9 +218,15 @@ func TestPageHasTheValuesOfTheSummary(t *testing.T) {
 		"70 GB of 80 GB 71 °C", "XID 31 × 2",
 		"Input from the cache 59,355 (50 %)", "A line, on average 90 in, 250 out",
 		"Runner time 18 min 20 s", "GPU time 36 min 40 s", "Price 1.10 USD", "1,000 answered lines 0.834 USD",
+		"output.jsonl has 3.6 MB.", "1,332 requests, 14 of them asked again.", "Logs: s3://my-bucket/logs/evals/prompts.jsonl/"+testID+"/",
+		"Slowest chunks", "25 1 min 49 s 1,000 1 9.17 r-host-01 9 1 min 49 s 1,000 1 9.17 r-host-00",
+		"queued in the engine 0 s", "to the first token", "between two tokens", "stop 1,188 (90.1 %)", "length 130 (9.9 %), cut off by max_tokens or the model's length",
+		"Utilisation over time, mean of the GPUs 94 %", "Memory over time, mean of the GPUs 70 GB", "Temperature over time, of the hottest 71 °C",
+		"Power over time, of all GPUs together 2,280 W", "Chunks stored over time", "Requests asked again over time",
 		"There are none.", "spool results s3://my-bucket/in/evals/prompts.jsonl -o results/")
 	has(t, string(markdown), "| lines | 1,319: 1,319 answered, 0 failed, 0 not run to the end, 0 bad |", "10 min 40 s after the upload",
-		"2.2 lines/s, 550 output tokens/s", "| price | 1.10 USD |")
+		"2.2 lines/s, 550 output tokens/s", "| price | 1.10 USD |",
+		"| answers ended by | stop 1,188 (90.1 %); length 130 (9.9 %)", "| to the first token | p50 ")
 }
 
 func TestErrorsHaveExamplesAndAdvice(t *testing.T) {
@@ -241,10 +268,11 @@ func TestWhatWasNotRecordedIsNotZero(t *testing.T) {
 	for i := range s.Runners {
 		r := &s.Runners[i]
 		r.Phases, r.Series, r.Latencies, r.GPUs, r.Engine, r.HourPrice = nil, nil, nil, nil, nil, 0
+		r.GPUSeries, r.Times, r.Slowest, r.Finish = nil, nil, nil, nil
 	}
 	html, markdown := Render(s)
 	has(t, sane(t, html, markdown), "The engine was not recorded.", "The runners' phases were not recorded.", "Throughput over time was not recorded.",
-		"Latencies were not recorded.", "GPUs were not recorded.", "The engine counted no tokens.", "GPU time not recorded",
+		"Latencies were not recorded.", "GPUs were not recorded.", "Why answers ended was not recorded.", "The engine counted no tokens.", "GPU time not recorded",
 		"Price not recorded; no runner was told what its hour costs")
 	has(t, string(markdown), "| latency | not recorded |", "| tokens | not recorded |", "| gpu time | not recorded |")
 	s.Runners = nil
