@@ -156,7 +156,9 @@ func TestDashboardsChooseASourceThatIsThere(t *testing.T) {
 			t.Fatal(err)
 		}
 		var d struct {
-			Templating struct{ List []struct{ Name, Type, Query string } }
+			Templating struct {
+				List []struct{ Name, Type, Query string }
+			}
 		}
 		if err := json.Unmarshal(text, &d); err != nil {
 			t.Fatalf("%s: %v", path, err)
