@@ -257,7 +257,7 @@ func (b *bench) small(t *testing.T) {
 
 // behind drops ten lines while the only runner works on a large file.
 func (b *bench) behind(t *testing.T) {
-	n := min(b.large, 200_000)
+	n := b.large
 	p := newParts(t)
 	e := p.quiet()
 	p.runner(e, "--idle", "60s")
@@ -270,7 +270,7 @@ func (b *bench) behind(t *testing.T) {
 	}
 	idle := end("in/idle.jsonl")
 	p.upload("in/large.jsonl", n, newLines(0))
-	p.within(10*time.Minute, "the slots are full", func() bool { return e.counts().Running == 256 })
+	p.within(20*time.Minute, "the slots are full", func() bool { return e.counts().Running == 256 })
 	b.add("ten lines behind a large file, drop to batch.json", end("in/worked.jsonl"), "s", idle,
 		"%d lines are worked on; limit: nothing else to do", n)
 	if n := len(p.batches("in/large.jsonl")); n != 0 {
