@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -57,10 +58,51 @@ func newColumns(title string, values []float64, tip func(i int) string) *columns
 	return c
 }
 
-// flow is the work of all runners over time, in slots of equal length.
+// timeline lays the series of all runners over each other, in slots of equal length.
+type timeline struct {
+	start float64 // Unix seconds
+	slot  float64 // seconds
+	size  int     // slots
+}
+
+// newTimeline covers the series that of gives the length and the number of slots of, and lists the runners that have one.
+func newTimeline(runners []batch.Runner, of func(*batch.Runner) (slot float64, n int)) (t timeline, used []*batch.Runner) {
+	start, end, longest := math.Inf(1), math.Inf(-1), 1.0
+	for i := range runners {
+		r := &runners[i]
+		slot, n := of(r)
+		if slot <= 0 || n == 0 || n > batch.MaxSlots || r.StartedAt <= 0 {
+			continue
+		}
+		used = append(used, r)
+		start = min(start, float64(r.StartedAt))
+		end = max(end, float64(r.StartedAt)+slot*float64(n))
+		longest = max(longest, slot)
+	}
+	if used == nil {
+		return t, nil
+	}
+	t = timeline{start: start, slot: max(longest, (end-start)/batch.MaxSlots)}
+	t.size = max(1, min(batch.MaxSlots, int(math.Ceil((end-start)/t.slot))))
+	return t, used
+}
+
+// covered gives the slots that slot i of a runner's series overlaps, and how much of each, 0 to 1.
+func (t timeline) covered(r *batch.Runner, slot float64, i int) iter.Seq2[int, float64] {
+	from := (float64(r.StartedAt) - t.start + float64(i)*slot) / t.slot
+	to := from + slot/t.slot
+	return func(yield func(int, float64) bool) {
+		for b := max(0, int(from)); b < t.size && float64(b) < to; b++ {
+			if !yield(b, min(to, float64(b+1))-max(from, float64(b))) {
+				return
+			}
+		}
+	}
+}
+
+// flow is the work of all runners over time.
 type flow struct {
-	start   float64 // Unix seconds
-	slot    float64 // seconds
+	timeline
 	lines   []float64
 	tokens  []float64
 	chunks  []float64 // stored
@@ -70,57 +112,45 @@ type flow struct {
 
 // newFlow adds the series of runners; nil if there is none.
 func newFlow(runners []batch.Runner) *flow {
-	start, end, slot, n := math.Inf(1), math.Inf(-1), 1.0, 0
-	usable := func(r *batch.Runner) bool {
-		return r.Series != nil && r.Series.SlotSeconds > 0 && len(r.Series.Lines) > 0 && len(r.Series.Lines) <= batch.MaxSlots && r.StartedAt > 0
-	}
-	for i := range runners {
-		if r := &runners[i]; usable(r) {
-			n++
-			start = min(start, float64(r.StartedAt))
-			end = max(end, float64(r.StartedAt)+r.Series.SlotSeconds*float64(len(r.Series.Lines)))
-			slot = max(slot, r.Series.SlotSeconds)
+	t, used := newTimeline(runners, func(r *batch.Runner) (float64, int) {
+		if r.Series == nil {
+			return 0, 0
 		}
-	}
-	if n == 0 {
+		return r.Series.SlotSeconds, len(r.Series.Lines)
+	})
+	if used == nil {
 		return nil
 	}
-	slot = max(slot, (end-start)/batch.MaxSlots)
-	size := max(1, min(batch.MaxSlots, int(math.Ceil((end-start)/slot))))
-	f := &flow{start: start, slot: slot, runners: n}
+	f := &flow{timeline: t, runners: len(used)}
 	for _, list := range []*[]float64{&f.lines, &f.tokens, &f.chunks, &f.retries} {
-		*list = make([]float64, size)
+		*list = make([]float64, t.size)
 	}
-	for i := range runners {
-		if r := &runners[i]; usable(r) {
-			at := float64(r.StartedAt) - start
-			f.spread(f.lines, at, r.Series.SlotSeconds, r.Series.Lines)
-			f.spread(f.tokens, at, r.Series.SlotSeconds, r.Series.OutputTokens)
-			f.spread(f.chunks, at, r.Series.SlotSeconds, r.Series.Chunks)
-			f.spread(f.retries, at, r.Series.SlotSeconds, r.Series.Retries)
-		}
+	for _, r := range used {
+		f.spread(f.lines, r, r.Series.Lines)
+		f.spread(f.tokens, r, r.Series.OutputTokens)
+		f.spread(f.chunks, r, r.Series.Chunks)
+		f.spread(f.retries, r, r.Series.Retries)
 	}
 	return f
 }
 
-// spread adds slots of another length, each in parts to those that it overlaps.
-func (f *flow) spread(into []float64, at, slot float64, values []int64) {
+// spread adds the values of a runner's series, each in parts to the slots that it overlaps.
+func (f *flow) spread(into []float64, r *batch.Runner, values []int64) {
+	length := r.Series.SlotSeconds
 	for i, v := range values[:min(len(values), batch.MaxSlots)] {
-		from := (at + float64(i)*slot) / f.slot
-		to := from + slot/f.slot
-		for b := max(0, int(from)); b < len(into) && float64(b) < to; b++ {
-			into[b] += float64(max(0, v)) * (min(to, float64(b+1)) - max(from, float64(b))) / (to - from)
+		for b, part := range f.covered(r, length, i) {
+			into[b] += float64(max(0, v)) * part * f.slot / length
 		}
 	}
 }
 
-// chart draws one of the two as a rate a second.
+// chart draws one of them as a rate a second.
 func (f *flow) chart(title, unit string, values []float64) *columns {
 	rates := make([]float64, len(values))
 	for i, v := range values {
 		rates[i] = v / f.slot
 	}
-	return slotChart(title, unit, f.slot, rates)
+	return f.slotChart(title, unit, rates)
 }
 
 // perOctave is how many columns of the chart of latencies stand for a doubling.

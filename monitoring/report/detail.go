@@ -2,7 +2,6 @@ package report
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"strings"
 
@@ -124,116 +123,91 @@ func fileSizes(s *batch.Summary) string {
 	return strings.Join(parts, ", ")
 }
 
-// gpuFlow is the state of the GPUs of all runners over time, in slots of equal length. Where weight is 0 nobody looked.
+// gpuFlow is the state of the GPUs of all runners over time.
 type gpuFlow struct {
-	slot                        float64 // seconds
-	weight                      []float64
-	busy, memory, heat, power   []float64
-	busyOf, memoryOf            []float64
-	hasBusy, hasMemory, hasHeat bool
-	hasPower                    bool
+	timeline
+	busy, memory, heat, power gauge
+}
+
+// gauge is something that was read over time, in the slots of a timeline.
+type gauge struct{ sum, weight, most []float64 }
+
+func newGauge(size int) gauge {
+	return gauge{make([]float64, size), make([]float64, size), make([]float64, size)}
+}
+
+// add takes in value number i of a series for a part of slot b, if it was read.
+func (g *gauge) add(b int, part float64, values []float64, i int) {
+	if i < len(values) {
+		g.sum[b] += part * values[i]
+		g.weight[b] += part
+		g.most[b] = max(g.most[b], values[i])
+	}
+}
+
+// mean gives the means in another unit.
+func (g *gauge) mean(unit float64) []float64 {
+	means := make([]float64, len(g.sum))
+	for i := range means {
+		if g.weight[i] > 0 {
+			means[i] = g.sum[i] / g.weight[i] / unit
+		}
+	}
+	return means
 }
 
 // newGPUFlow lays the runners' series over each other; nil if there is none.
 func newGPUFlow(runners []batch.Runner) *gpuFlow {
-	start, end, slot := math.Inf(1), math.Inf(-1), 1.0
-	usable := func(r *batch.Runner) bool {
-		g := r.GPUSeries
-		return g != nil && g.SlotSeconds > 0 && len(g.Samples) > 0 && len(g.Samples) <= batch.MaxSlots && r.StartedAt > 0
-	}
-	for i := range runners {
-		if r := &runners[i]; usable(r) {
-			start = min(start, float64(r.StartedAt))
-			end = max(end, float64(r.StartedAt)+r.GPUSeries.SlotSeconds*float64(len(r.GPUSeries.Samples)))
-			slot = max(slot, r.GPUSeries.SlotSeconds)
+	t, used := newTimeline(runners, func(r *batch.Runner) (float64, int) {
+		if r.GPUSeries == nil {
+			return 0, 0
 		}
-	}
-	if end < start {
+		return r.GPUSeries.SlotSeconds, len(r.GPUSeries.Samples)
+	})
+	if used == nil {
 		return nil
 	}
-	slot = max(slot, (end-start)/batch.MaxSlots)
-	n := max(1, min(batch.MaxSlots, int(math.Ceil((end-start)/slot))))
-	f := &gpuFlow{slot: slot}
-	for _, list := range []*[]float64{&f.weight, &f.busy, &f.memory, &f.heat, &f.power, &f.busyOf, &f.memoryOf} {
-		*list = make([]float64, n)
-	}
-	for i := range runners {
-		if r := &runners[i]; usable(r) {
-			f.add(r.GPUSeries, (float64(r.StartedAt)-start)/slot)
-		}
+	f := &gpuFlow{t, newGauge(t.size), newGauge(t.size), newGauge(t.size), newGauge(t.size)}
+	for _, r := range used {
+		f.add(r)
 	}
 	return f
 }
 
-// add lays a series over the slots: each of its slots counts for as much of a slot as it covers.
-func (f *gpuFlow) add(g *batch.GPUSeries, at float64) {
-	length := g.SlotSeconds / f.slot
-	for i, samples := range g.Samples {
-		from := at + float64(i)*length
-		for b := max(0, int(from)); b < len(f.weight) && float64(b) < from+length && samples > 0; b++ {
-			part := min(from+length, float64(b+1)) - max(from, float64(b))
-			f.weight[b] += part
-			if i < len(g.Utilization) {
-				f.hasBusy = true
-				f.busy[b] += part * g.Utilization[i]
-				f.busyOf[b] += part
-			}
-			if i < len(g.MemoryUsed) {
-				f.hasMemory = true
-				f.memory[b] += part * g.MemoryUsed[i]
-				f.memoryOf[b] += part
-			}
-			if i < len(g.Temperature) {
-				f.hasHeat = true
-				f.heat[b] = max(f.heat[b], g.Temperature[i])
-			}
-			if i < len(g.Power) {
-				f.hasPower = true
-				f.power[b] += part * g.Power[i]
-			}
+// add takes in a runner's series; where it has no sample nobody looked.
+func (f *gpuFlow) add(r *batch.Runner) {
+	s := r.GPUSeries
+	for i, samples := range s.Samples {
+		if samples <= 0 {
+			continue
+		}
+		for b, part := range f.covered(r, s.SlotSeconds, i) {
+			f.busy.add(b, part, s.Utilization, i)
+			f.memory.add(b, part, s.MemoryUsed, i)
+			f.heat.add(b, part, s.Temperature, i)
+			f.power.add(b, part, s.Power, i)
 		}
 	}
 }
 
 // charts draws what was recorded.
 func (f *gpuFlow) charts() []*columns {
-	mean := func(sums, of []float64, unit float64) []float64 {
-		means := make([]float64, len(sums))
-		for i := range sums {
-			if of[i] > 0 {
-				means[i] = sums[i] / of[i] / unit
-			}
-		}
-		return means
+	all := []*columns{
+		f.slotChart("Utilisation over time, mean of the GPUs", "%", f.busy.mean(0.01)),
+		f.slotChart("Memory over time, mean of the GPUs", "GB", f.memory.mean(1e9)),
+		f.slotChart("Temperature over time, of the hottest", "°C", f.heat.most),
+		f.slotChart("Power over time, of all GPUs together", "W", f.power.sum),
 	}
-	var list []*columns
-	for _, c := range []struct {
-		there       bool
-		title, unit string
-		values      []float64
-	}{
-		{f.hasBusy, "Utilisation over time, mean of the GPUs", "%", mean(f.busy, f.busyOf, 0.01)},
-		{f.hasMemory, "Memory over time, mean of the GPUs", "GB", mean(f.memory, f.memoryOf, 1e9)},
-		{f.hasHeat, "Temperature over time, of the hottest", "°C", f.heat},
-		{f.hasPower, "Power over time, of all GPUs together", "W", f.power},
-	} {
-		if !c.there {
-			continue
-		}
-		if chart := slotChart(c.title, c.unit, f.slot, c.values); chart != nil {
-			list = append(list, chart)
-		}
-	}
-	return list
+	return slices.DeleteFunc(all, func(c *columns) bool { return c == nil })
 }
 
-// slotChart draws values over time, as they are.
-func slotChart(title, unit string, slot float64, values []float64) *columns {
+// slotChart draws values over time, as they are; nil if all are 0.
+func (t timeline) slotChart(title, unit string, values []float64) *columns {
 	c := newColumns(title, values, func(i int) string {
-		return span(float64(i)*slot) + " to " + span(float64(i+1)*slot) + ": " + decimal(values[i]) + " " + unit
+		return span(float64(i)*t.slot) + " to " + span(float64(i+1)*t.slot) + ": " + decimal(values[i]) + " " + unit
 	})
 	if c != nil {
-		all := slot * float64(len(values))
+		all := t.slot * float64(len(values))
 		c.Top += " " + unit
 		c.Left, c.Middle, c.Right = "0", span(all/2), span(all)
 	}

@@ -291,7 +291,7 @@ func (v *view) addFlow(s *batch.Summary) {
 		v.Flow += fmt.Sprintf("; %d of %s recorded it", f.runners, plural(int64(len(s.Runners)), "runner"))
 	}
 	for _, c := range []*columns{f.chart("Lines over time", "lines/s", f.lines), f.chart("Output tokens over time", "output tokens/s", f.tokens),
-		slotChart("Chunks stored over time", "chunks", f.slot, f.chunks), slotChart("Requests asked again over time", "requests", f.slot, f.retries)} {
+		f.slotChart("Chunks stored over time", "chunks", f.chunks), f.slotChart("Requests asked again over time", "requests", f.retries)} {
 		if c != nil {
 			v.Charts = append(v.Charts, c)
 		}
