@@ -34,8 +34,8 @@ func engines(runners []batch.Runner) []engine {
 	kinds := map[string]*engine{}
 	for _, r := range runners {
 		seen := map[string]bool{}
-		for _, members := range objects(r.Engine) {
-			facts := engineFacts(members)
+		for _, e := range r.Engines() {
+			facts := engineFacts(e.Members)
 			id := fmt.Sprint(facts)
 			if len(facts) == 0 || seen[id] {
 				continue
@@ -101,26 +101,8 @@ func mixedName(field string) string {
 	return plain(field, 60)
 }
 
-// objects reads a list of objects, or one; nil of anything else.
-func objects(text json.RawMessage) []map[string]json.RawMessage {
-	var list []map[string]json.RawMessage
-	if json.Unmarshal(text, &list) == nil {
-		return list
-	}
-	var one map[string]json.RawMessage
-	if json.Unmarshal(text, &one) == nil && one != nil {
-		return []map[string]json.RawMessage{one}
-	}
-	return nil
-}
-
-// engineFacts takes what is known of an engine from its description, and what its record says rather than that.
+// engineFacts takes what the report shows of an engine.
 func engineFacts(members map[string]json.RawMessage) []fact {
-	var record map[string]json.RawMessage
-	if json.Unmarshal(members["record"], &record) == nil {
-		members = maps.Clone(members)
-		maps.Copy(members, record)
-	}
 	var facts []fact
 	for _, n := range engineNames {
 		if text := words(members[n.member]); text != "" {

@@ -2,6 +2,8 @@ package batch
 
 import (
 	"cmp"
+	"encoding/json"
+	"maps"
 	"math"
 	"math/bits"
 	"slices"
@@ -196,6 +198,35 @@ func (s *GPUSeries) Rounded() *GPUSeries {
 		}
 	}
 	return c
+}
+
+// EngineFacts is what is known of an engine, by the members of its description, and of the record that it has besides if the
+// runner started it, Own: what the record says goes first.
+type EngineFacts struct {
+	Members map[string]json.RawMessage
+	Own     bool
+}
+
+// Engines reads Runner.Engine, which is a list of objects, or one; it gives nil for anything else.
+func (r *Runner) Engines() []EngineFacts {
+	var list []map[string]json.RawMessage
+	if json.Unmarshal(r.Engine, &list) != nil {
+		list = make([]map[string]json.RawMessage, 1)
+		if json.Unmarshal(r.Engine, &list[0]) != nil {
+			return nil
+		}
+	}
+	var all []EngineFacts
+	for _, members := range list {
+		if members == nil {
+			continue // null
+		}
+		var record map[string]json.RawMessage
+		own := json.Unmarshal(members["record"], &record) == nil && record != nil
+		maps.Copy(members, record)
+		all = append(all, EngineFacts{members, own})
+	}
+	return all
 }
 
 // SlowChunk is a chunk that took long, from the first of its lines that were asked to its commit.

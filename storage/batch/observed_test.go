@@ -1,9 +1,12 @@
 package batch
 
 import (
+	"encoding/json"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -173,5 +176,26 @@ func TestQuantilesOfMergedLatenciesAreWithinABucketOfTheTruth(t *testing.T) {
 	}
 	if (Latencies{}).Summary() != nil || (Latencies{}).Quantile(0.5) != 0 || (Latencies{}).Max() != 0 {
 		t.Error("of nothing there is a quantile")
+	}
+}
+
+func TestEnginesAreReadWithTheirRecords(t *testing.T) {
+	for text, want := range map[string]string{
+		`[{"url":"u","version":"1","record":{"version":"2","gpus":["H100"]}},{"url":"v","record":null}]`: `2 true,  false`,
+		`{"version":"3"}`:        `3 false`,
+		`[null,{"version":"4"}]`: `4 false`,
+		`[1]`:                    ``,
+		`"text"`:                 ``,
+		`null`:                   ``,
+		``:                       ``,
+	} {
+		r := Runner{Engine: json.RawMessage(text)}
+		var got []string
+		for _, e := range r.Engines() {
+			got = append(got, fmt.Sprint(strings.Trim(string(e.Members["version"]), `"`), " ", e.Own))
+		}
+		if all := strings.Join(got, ", "); all != want {
+			t.Errorf("%s: %q, want %q", text, all, want)
+		}
 	}
 }

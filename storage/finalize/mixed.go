@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"maps"
 	"slices"
 	"strings"
 
@@ -58,12 +57,8 @@ func difference(field string, values map[string][]string) batch.Difference {
 
 // environment gives, by field, the distinct values that the engines of a runner had.
 func environment(r *batch.Runner) map[string][]string {
-	var engines []map[string]json.RawMessage
-	if json.Unmarshal(r.Engine, &engines) != nil { // a hint less
-		return nil
-	}
 	found := map[string][]string{}
-	for _, e := range engines {
+	for _, e := range r.Engines() {
 		for field, v := range properties(e, r) {
 			if !slices.Contains(found[field], v) {
 				found[field] = append(found[field], v)
@@ -75,20 +70,17 @@ func environment(r *batch.Runner) map[string][]string {
 
 // properties are those of one engine. One that the runner started has a record, in which what is absent was looked for and not
 // found; but for what older versions of spool did not look for. Of another one, what the server told is known.
-func properties(engine map[string]json.RawMessage, r *batch.Runner) map[string]string {
-	var record map[string]json.RawMessage
-	own := json.Unmarshal(engine["record"], &record) == nil && record != nil
-	known := maps.Clone(engine)
-	maps.Copy(known, record)
-	if gpus := watched(r.GPUs); known["gpus"] == nil && gpus != nil {
-		known["gpus"] = gpus
-	}
+func properties(engine batch.EngineFacts, r *batch.Runner) map[string]string {
 	found := map[string]string{}
 	for _, field := range mixedFields() {
-		switch v := plainValue(known[field]); {
+		value := engine.Members[field]
+		if value == nil && field == "gpus" {
+			value = watched(r.GPUs)
+		}
+		switch v := plainValue(value); {
 		case v != "":
 			found[field] = v
-		case own && field != "dtype" && field != "model_digest":
+		case engine.Own && field != "dtype" && field != "model_digest":
 			found[field] = ""
 		}
 	}

@@ -147,3 +147,13 @@ func TestSummaryFlagsMixedEnvironments(t *testing.T) {
 		}
 	})
 }
+
+func TestEnginesThatAreNothingAreNotMixed(t *testing.T) {
+	gpus := json.RawMessage(`[{"name":"H100"}]`)
+	for _, engines := range []string{`[null]`, `null`, `[]`, `7`, ``} {
+		got := mixed([]batch.Runner{{Runner: "r-1", Engine: json.RawMessage(engines), GPUs: gpus}, own("r-2", map[string]any{"gpus": []string{"A100"}})})
+		if len(got) != 0 {
+			t.Errorf("%s: %+v", engines, got)
+		}
+	}
+}
