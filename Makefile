@@ -31,6 +31,10 @@ build: ## Build bin/spool; its version comes from git
 demo: build ## Run a real file through everything on this machine, and show the results
 	@scripts/demo.sh
 
+.PHONY: demo-monitoring
+demo-monitoring: build ## Watch a batch with Prometheus and Alertmanager (Debian's packages, no containers)
+	@scripts/demo-monitoring.sh
+
 .PHONY: demo-vllm
 demo-vllm: build ## The same with real answers: vLLM's CPU build (7 GB, Python) and a small model
 	@scripts/demo-vllm.sh
@@ -118,7 +122,7 @@ check-tidy: ## Fail if go mod tidy would change go.mod or go.sum
 
 .PHONY: clean
 clean: ## Remove what these targets have made
-	rm -rf bin .spool/demo .spool/demo-vllm
+	rm -rf bin .spool/demo .spool/demo-monitoring .spool/demo-vllm
 
 $(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT)

@@ -50,8 +50,9 @@ func configFlag() cli.Flag {
 	return &cli.StringFlag{Name: "config", Usage: "`FILE` with the pools, YAML"}
 }
 
-func pushgatewayFlag() cli.Flag {
-	return &cli.StringFlag{Name: "pushgateway", Usage: "`URL` of the Pushgateway that takes the metrics (default: none)"}
+func pushgatewayFlag(without string) cli.Flag {
+	return &cli.StringFlag{Name: "pushgateway", EnvVars: []string{"PUSHGATEWAY_URL"},
+		Usage: "`URL` of the Pushgateway that takes the metrics (default: PUSHGATEWAY_URL, else " + without + ")"}
 }
 
 // positive refuses values of number and duration flags that stand for nothing: packages take 0 for their default.

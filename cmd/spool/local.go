@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -36,6 +37,7 @@ func (p *program) localCommands() []*cli.Command {
 			&cli.Float64Flag{Name: "sim-time-scale", Value: 1, Usage: "multiplies the times of the stand-in; 0 takes no time"},
 			&cli.DurationFlag{Name: "idle", Value: 10 * time.Second, Usage: "runners go after `TIME` without work, with --model after 10m"},
 			&cli.IntFlag{Name: "port-base", Value: localstack.DefaultPortBase, Usage: "S3 is on `PORT`, SQS on the next, the Pushgateway on the one after; 0: any that are free"},
+			pushgatewayFlag("the one that it starts"),
 			configFlag(),
 			&cli.BoolFlag{Name: "verbose", Usage: "show the logs on standard error too"},
 		),
@@ -57,6 +59,7 @@ type local struct {
 	env   []string // of all children
 	stack *localstack.Stack
 
+	gateway  string // takes the metrics of all that is started
 	config   string
 	pools    *fileConfig
 	slots    int
@@ -93,6 +96,7 @@ func (p *program) local(c *cli.Context) (err error) {
 		return failf(exitUnfit, "", "%w", err)
 	}
 	defer func() { err = errors.Join(err, l.stack.Close()) }()
+	l.gateway = cmp.Or(c.String("pushgateway"), l.stack.Endpoints.Pushgateway)
 	l.env = append(childEnv(os.Environ()), l.stack.Env()...)
 	if key := c.String("engine-api-key"); key != "" {
 		l.env = append(l.env, envName("engine-api-key")+"="+key)

@@ -49,7 +49,7 @@ func (l *local) run(ctx context.Context, cmd []string) error {
 }
 
 func (l *local) startWatcher() (*child, error) {
-	args := []string{"watch", "--create-queues", "--queues-lost", "--scan-every", "5s", "--pushgateway", l.stack.Endpoints.Pushgateway}
+	args := []string{"watch", "--create-queues", "--queues-lost", "--scan-every", "5s", "--pushgateway", l.gateway}
 	return l.start("watcher", append(args, l.configArgs()...)...)
 }
 
@@ -111,7 +111,7 @@ or, with progress and an exit code:
   spool submit prompts.jsonl --wait && spool results in/prompts.jsonl
 
 Metrics of all processes, for Prometheus: %[6]s/metrics
-`, l.stack.Endpoints.S3, l.stack.Bucket(), l.dirs.data, l.runners, strings.Join(env, " "), l.stack.Endpoints.Pushgateway)
+`, l.stack.Endpoints.S3, l.stack.Bucket(), l.dirs.data, l.runners, strings.Join(env, " "), l.gateway)
 }
 
 // Scaling.
@@ -240,7 +240,7 @@ func (f *fleet) startRunner(pool string) error {
 		return err
 	}
 	f.started++
-	args := []string{"run", "--pool", pool, "--idle", f.idle.String(), "--pushgateway", f.stack.Endpoints.Pushgateway}
+	args := []string{"run", "--pool", pool, "--idle", f.idle.String(), "--pushgateway", f.gateway}
 	args = slices.Concat(args, engine, f.configArgs())
 	r, err := f.start(fmt.Sprintf("runner-%d", f.started), args...)
 	if err == nil {

@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"spool/monitoring"
-	"spool/monitoring/report"
 	"spool/runner"
 	"spool/runner/gpu"
 	"spool/storage/finalize"
@@ -35,7 +34,7 @@ func (p *program) runCommand() *cli.Command {
 			"something to ask: the model of --model, or of the pool's engine in --config.\n\n" +
 			"Examples:\n   spool run --bucket my-bucket --engine-url http://127.0.0.1:8000\n" +
 			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
-		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags("")), configFlag(), pushgatewayFlag(), prometheusFlag(), environmentFlag(),
+		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags(""), sentryFlags()), configFlag(), pushgatewayFlag("none"), prometheusFlag(), environmentFlag(),
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
@@ -119,7 +118,7 @@ func (p *program) runnerConfig(c *cli.Context, name string, reg *prometheus.Regi
 	}
 	cfg := runner.Config{
 		Bucket: s.Bucket, Fast: fast, Main: main,
-		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name, Render: report.Render}),
+		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name, Render: renderer(log)}),
 		Name:      name, Version: version(), Host: host, Pool: c.String("pool"), HourPrice: price, Currency: currency,
 		Scratch: c.String("scratch"), Idle: c.Duration("idle"), LeaseTTL: c.Duration("lease-ttl"),
 		Retry: pool.Retry.policy(), Log: log, Metrics: reg,

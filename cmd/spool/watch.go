@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"spool/monitoring"
-	"spool/monitoring/report"
 	"spool/storage/batch"
 	"spool/storage/finalize"
 	"spool/storage/queue"
@@ -30,7 +30,7 @@ func (p *program) watchCommand() *cli.Command {
 			"store cannot keep the promises that spool relies on (spool doctor says which). Logs to standard output, and\n" +
 			"under logs/ in the bucket.\n\n" +
 			"Examples:\n   spool watch --bucket my-bucket --create-queues\n   spool watch --bucket my-bucket --once",
-		Flags: append(append(storeFlags(), queueFlags()...), configFlag(), pushgatewayFlag(), prometheusFlag(), environmentFlag(),
+		Flags: append(slices.Concat(storeFlags(), queueFlags(), sentryFlags()), configFlag(), pushgatewayFlag("none"), prometheusFlag(), environmentFlag(),
 			&cli.BoolFlag{Name: "once", Usage: "scan once, and exit"},
 			&cli.BoolFlag{Name: "create-queues", Usage: "create the queues that are missing, that of the events too"},
 			&cli.IntFlag{Name: "queue-ahead", Value: watcher.DefaultQueueAhead, Usage: "unstarted jobs kept queued a pool; at least the number of runners wanted"},
@@ -122,7 +122,7 @@ func (p *program) newWatcher(c *cli.Context, opt watchOptions) (*watcher.Watcher
 	w, err := watcher.New(watcher.Config{
 		Bucket: s.Bucket, Deleter: s.Deleter, BucketName: s.name,
 		Queues: watcher.SQS(queues), Events: events,
-		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: opt.name, Patience: finishPatience, Render: report.Render}),
+		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: opt.name, Patience: finishPatience, Render: renderer(opt.log)}),
 		Pools:     cfg.watched(), Name: opt.name,
 		QueueAhead: c.Int("queue-ahead"), ScanEvery: c.Duration("scan-every"), IgnoreBefore: before,
 		AllowWeakStore: c.Bool("allow-weak-store"), Log: opt.log, Registerer: opt.reg,
@@ -154,7 +154,8 @@ func createQueues(ctx context.Context, client *queue.Client, pools []string, buc
 func openEvents(ctx context.Context, client *queue.Client, log *zap.Logger) (watcher.Source, error) {
 	q, err := client.Open(ctx, queue.EventsQueue)
 	if isNoQueue(err) {
-		log.Warn("no queue for events: new files are found by listing only", zap.String("event", "no_events_queue"), zap.String("queue", queue.EventsQueue))
+		log.Warn("no queue for events: new files are found by listing only", zap.String("event", "no_events_queue"),
+			zap.String("error_type", "queue_not_found"), zap.String("queue", queue.EventsQueue))
 		return nil, nil
 	}
 	if err != nil {
