@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"slices"
 	"sync"
@@ -89,7 +90,7 @@ func newOutputs(opt Options, level zapcore.Level) *outputs {
 
 // write holds the lock from the number to the last output, so that numbers rise in each of them.
 func (o *outputs) write(ent zapcore.Entry, fields []zapcore.Field) error {
-	known, rest := schema(fields)
+	known, rest := schema(fields, ent.Level)
 	batch := known[fieldBatch]
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -143,11 +144,15 @@ func (o *outputs) print(enc zapcore.Encoder, ent zapcore.Entry, fields []zapcore
 	return errors.Join(errs...)
 }
 
-// schema takes the fields apart: those that every line has, and the rest, with the type of an error.
-func schema(fields []zapcore.Field) (known map[string]string, rest []zapcore.Field) {
+// schema takes the fields apart: those that every line has, and the rest, with the type of an error, which every warning
+// and error has.
+func schema(fields []zapcore.Field, level zapcore.Level) (known map[string]string, rest []zapcore.Field) {
 	known = map[string]string{}
 	rest = make([]zapcore.Field, 0, len(fields)+1)
 	errorType := ""
+	if level >= zapcore.WarnLevel {
+		errorType = typeOther
+	}
 	for _, f := range fields {
 		switch {
 		case f.Type == zapcore.StringType && (f.Key == fieldEvent || f.Key == fieldBatch || f.Key == fieldRequest):
@@ -205,13 +210,15 @@ func (s shipped) Write(line []byte) (int, error) {
 }
 
 // ErrorType says in one of few words what kind of error err is, for the field error_type, metrics and Sentry: what
-// the first error in its chain says that has a method ErrorType() string, else cancelled, timeout, network or other.
+// the first error in its chain says that has a method ErrorType() string, else cancelled, timeout, file, network or other.
+// LOGS.md lists them all.
 func ErrorType(err error) string {
 	var typed interface {
 		error
 		ErrorType() string
 	}
 	var network net.Error
+	var file *fs.PathError
 	switch {
 	case err == nil:
 		return ""
@@ -221,10 +228,15 @@ func ErrorType(err error) string {
 		return "cancelled"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
+	case errors.As(err, &file): // before the network: the system's own errors look like its
+		return "file"
 	case errors.As(err, &network) && network.Timeout():
 		return "timeout"
 	case errors.As(err, &network):
 		return "network"
 	}
-	return "other"
+	return typeOther
 }
+
+// typeOther is the type of an error of which no more is known.
+const typeOther = "other"

@@ -12,16 +12,24 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/aws/smithy-go"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"spool/monitoring"
+	"spool/runner/gpu"
+	"spool/runner/vllm"
 	"spool/storage"
+	"spool/storage/batch"
+	"spool/storage/finalize"
+	"spool/storage/lease"
+	"spool/storage/queue"
 )
 
 func TestLoggerWritesTheSchema(t *testing.T) {
@@ -165,6 +173,22 @@ func TestErrorTypeIsOneOfFewWords(t *testing.T) {
 		{&net.OpError{Op: "dial", Err: errors.New("refused")}, "network"},
 		{fmt.Errorf("read: %w", &storage.Error{Op: "get", Key: "k", Kind: storage.KindDenied}), "store_denied"},
 		{&storage.Error{Op: "get", Key: "k", Kind: storage.KindNotFound, Err: context.Canceled}, "store_not_found"},
+		{fmt.Errorf("write: %w", &os.PathError{Op: "write", Path: "f", Err: syscall.ENOSPC}), "file"},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "network"},
+		{fmt.Errorf("%w: over", &gpu.UnfitError{}), "gpu_unfit"},
+		{errors.Join(errors.New("x"), lease.ErrLost), "lease_lost"},
+		{fmt.Errorf("read: %w", &finalize.CorruptError{Err: batch.ErrVersion}), "corrupt_object"},
+		{fmt.Errorf("read: %w", batch.ErrVersion), "later_version"},
+		{fmt.Errorf("read: %w", batch.ErrTorn), "corrupt_object"},
+		{fmt.Errorf("start: %w", &vllm.StartError{Cause: vllm.CauseMemory}), "out_of_memory"},
+		{fmt.Errorf("%w: 21 times, at last: %w", vllm.ErrBudget, vllm.ErrNotReady), "engine_down"},
+		{&queue.SendError{Err: &queue.Error{Kind: queue.ErrDenied, Err: errors.New("403")}}, "queue_denied"},
+		{&queue.Error{Kind: queue.ErrNoQueue, Err: errors.New("x")}, "queue_not_found"},
+		{&queue.Error{Kind: queue.ErrUnavailable, Err: context.DeadlineExceeded}, "queue_unavailable"},
+		{&queue.Error{Kind: queue.ErrGone}, "queue_message_gone"},
+		{&queue.Error{Err: &smithy.GenericAPIError{Code: "InvalidParameterValue"}}, "queue_refused"},
+		{&queue.Error{Err: errors.Join(context.Canceled, errors.New("canceled"))}, "cancelled"},
+		{&queue.Error{Err: context.DeadlineExceeded}, "timeout"},
 	}
 	for _, tt := range tests {
 		if got := monitoring.ErrorType(tt.err); got != tt.want {
@@ -173,9 +197,14 @@ func TestErrorTypeIsOneOfFewWords(t *testing.T) {
 	}
 	own := logged(t, monitoring.Options{}, func(log *zap.Logger) {
 		log.Error("x", zap.Error(typedError{}), zap.String("error_type", "own"))
+		log.Warn("x")
+		log.Info("x", zap.Error(typedError{}))
+		log.Info("x")
 	})
-	if own[0]["error_type"] != "own" {
-		t.Errorf("error_type %v, want that of the field", own[0]["error_type"])
+	for i, want := range []any{"own", "other", "quota", nil} {
+		if got := own[i]["error_type"]; got != want {
+			t.Errorf("line %d has error_type %v, want %v", i+1, got, want)
+		}
 	}
 }
 

@@ -106,7 +106,14 @@ type RetryPolicy struct {
 }
 
 // ErrEngineDown is returned by Run when no engine was there for Config.EngineLimit, or when its Server gave up.
-var ErrEngineDown = errors.New("no engine answers")
+var ErrEngineDown error = downError{}
+
+type downError struct{}
+
+func (downError) Error() string { return "no engine answers" }
+
+// ErrorType is for logs.
+func (downError) ErrorType() string { return vllm.TypeDown }
 
 // ErrElsewhere is returned by Run when this runner cannot work on a batch that another one might: its
 // engine lacks the model, or refuses access. The shard was handed over.

@@ -349,7 +349,7 @@ func (f *fleet) release(t ticket, outcome vllm.Outcome) (crowd int) {
 		if t.up && t.epoch == t.member.epoch {
 			t.up = false
 			t.crowd = t.inFlight
-			f.log.Warn("engine is down", zap.String("event", "engine_down"), zap.String("engine", t.Name()), zap.Int("in_flight", t.crowd))
+			f.log.Warn("engine is down", zap.String("event", "engine_down"), zap.String("error_type", vllm.TypeDown), zap.String("engine", t.Name()), zap.Int("in_flight", t.crowd))
 		}
 		if f.trouble.IsZero() {
 			f.trouble = time.Now()

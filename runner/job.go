@@ -87,7 +87,7 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 		r.tooMany(false)
 	}
 	if err != nil {
-		r.log.Error("shard failed", zap.String("event", "shard_failed"), zap.String("fate", f.name), zap.Error(err))
+		r.log.Error("shard failed", append(about(j.message), zap.String("event", "shard_failed"), zap.String("fate", f.name), zap.Error(err))...)
 	}
 	r.meter.jobs.WithLabelValues(f.name).Inc()
 	r.meter.jobTime.WithLabelValues(f.name).Observe(time.Since(received).Seconds())
@@ -96,6 +96,15 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 	if err := f.apply(brief, j); err != nil {
 		r.log.Warn("message could not be settled: it comes back by itself", zap.String("event", "settle_failed"), zap.String("fate", f.name), zap.Error(err))
 	}
+}
+
+// about says of which shard a message is.
+func about(m *queue.Message) []zap.Field {
+	var b batch.Message
+	if err := json.Unmarshal([]byte(m.Body), &b); err != nil || !batch.ValidID(b.Batch) {
+		return nil
+	}
+	return []zap.Field{zap.String("batch_id", b.Batch), zap.Int("shard", b.Shard)}
 }
 
 func (f fate) apply(ctx context.Context, j job) error {
@@ -114,7 +123,7 @@ func (f fate) apply(ctx context.Context, j job) error {
 func (r *Runner) process(ctx, handOver context.Context, j job) (fate, error) {
 	var m batch.Message
 	if err := json.Unmarshal([]byte(j.message.Body), &m); err != nil || m.V > batch.Version || m.Type != batch.MessageShard || !batch.ValidID(m.Batch) {
-		r.log.Warn("message is not for this version", zap.String("event", "message_unknown"), zap.String("message_id", j.message.ID))
+		r.log.Warn("message is not for this version", zap.String("event", "message_unknown"), zap.String("error_type", "bad_message"), zap.String("message_id", j.message.ID))
 		return fate{actDefer, unknownDelay, "unknown"}, nil
 	}
 	plan, f, err := r.lookUp(ctx, handOver, m)
@@ -149,7 +158,8 @@ func (r *Runner) lookUp(ctx, handOver context.Context, m batch.Message) (*batch.
 	case err != nil:
 		return nil, failed, err
 	case m.Shard < 0 || m.Shard >= len(plan.Shards):
-		r.log.Warn("message names a shard that the plan does not have", zap.String("event", "message_forged"), zap.String("batch_id", m.Batch), zap.Int("shard", m.Shard))
+		r.log.Warn("message names a shard that the plan does not have", zap.String("event", "message_forged"), zap.String("error_type", "bad_message"),
+			zap.String("batch_id", m.Batch), zap.Int("shard", m.Shard))
 		return nil, fate{actDelete, 0, "forged"}, nil
 	}
 	for _, key := range []string{batch.DoneKey(m.Batch, m.Shard), batch.StopKey(m.Batch)} {

@@ -71,6 +71,12 @@ type causeError struct{ batch.Cause }
 
 func (e *causeError) Error() string { return e.Code + ": " + e.Message }
 
+// ErrorType is the code that the batch would end with.
+func (e *causeError) ErrorType() string { return e.Code }
+
+// Quotes says that Message may be what an engine answered, which may repeat a prompt.
+func (e *causeError) Quotes() bool { return true }
+
 func (s *shard) size() int { return len(s.plan.Shards[s.index].Chunks) }
 
 func (s *shard) planChunk(number int) batch.PlanChunk {

@@ -27,7 +27,7 @@ func (t *task) tell(a vllm.Answer, took time.Duration) {
 
 // tellConvicted logs that a line kills engines.
 func (t *task) tellConvicted() {
-	t.chunk.owner.log.Warn("request kills engines, it is given up", zap.String("event", "request_convicted"),
+	t.chunk.owner.log.Warn("request kills engines, it is given up", zap.String("event", "request_convicted"), zap.String("error_type", batch.CodeRunnerCrashed),
 		zap.String("request_id", t.requestID()), zap.Int("chunk", t.chunk.number), zap.Int("attempt", t.tries), zap.Int("strikes", t.strikes))
 }
 

@@ -159,7 +159,8 @@ func (w *Watcher) unplanned(ctx context.Context, id string) error {
 	if _, err := w.putPlan(ctx, plan); err != nil {
 		return fmt.Errorf("abandon: %w", err)
 	}
-	w.log.Warn("input gone before it was validated", zap.String("event", "input_gone"), zap.String("batch_id", id), zap.String("key", marker.Key))
+	w.log.Warn("input gone before it was validated", zap.String("event", "input_gone"), zap.String("error_type", batch.CodeInputGone),
+		zap.String("batch_id", id), zap.String("key", marker.Key))
 	return w.advance(ctx, id)
 }
 

@@ -46,7 +46,8 @@ func (p *pool) drain(ctx context.Context) error {
 func (p *pool) revive(ctx context.Context, q Queue, m *queue.Message) error {
 	var job batch.Message
 	if err := json.Unmarshal([]byte(m.Body), &job); err != nil || job.V != batch.Version || job.Type != batch.MessageShard {
-		p.w.log.Warn("dead message not understood", zap.String("event", "dead_message_unknown"), zap.String("pool", p.name), zap.String("message_id", m.ID))
+		p.w.log.Warn("dead message not understood", zap.String("event", "dead_message_unknown"), zap.String("error_type", "bad_message"),
+			zap.String("pool", p.name), zap.String("message_id", m.ID))
 		return nil
 	}
 	p.w.metrics.dead.WithLabelValues(p.name).Inc()

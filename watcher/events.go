@@ -82,7 +82,8 @@ func (w *Watcher) event(ctx context.Context, m *queue.Message) {
 	case kind == eventMalformed && m.ReceiveCount < malformedTries:
 		return
 	case kind == eventMalformed:
-		w.log.Warn("event not understood, deleted", zap.String("event", "event_unknown"), zap.String("message_id", m.ID), zap.String("body", clip(m.Body, 500)))
+		w.log.Warn("event not understood, deleted", zap.String("event", "event_unknown"), zap.String("error_type", "bad_message"),
+			zap.String("message_id", m.ID), zap.String("body", clip(m.Body, 500)))
 	}
 	if err := w.cfg.Events.Delete(ctx, m); err != nil && ctx.Err() == nil {
 		w.log.Warn("event not deleted", zap.String("event", "event_not_deleted"), zap.String("message_id", m.ID), zap.Error(err))

@@ -65,6 +65,9 @@ func (e *UnfitError) Error() string {
 	return fmt.Sprintf("GPU %d (%s) is unfit: %s", e.Device.Index, e.Device.UUID, e.Cause)
 }
 
+// ErrorType is for logs.
+func (e *UnfitError) ErrorType() string { return "gpu_unfit" }
+
 // unfit says what an XID means if it ends the use of the GPU, and is empty if it does not: an XID 13, 31 or 43, say, is the
 // fault of the program that it ended. Numbers and meanings: https://docs.nvidia.com/deploy/xid-errors
 func unfit(xid int) string {

@@ -54,6 +54,27 @@ func (e *StartError) Error() string {
 	return text
 }
 
+// ErrorType is the cause, for logs.
+func (e *StartError) ErrorType() string { return string(e.Cause) }
+
+// Quotes says that Detail is what vLLM wrote.
+func (e *StartError) Quotes() bool { return true }
+
+// Types of errors in logs, beside causes.
+const (
+	TypeDied   = "engine_died"  // it was ready
+	TypeDown   = "engine_down"  // none answers, or none is ready
+	TypeHangs  = "engine_hangs" // it, or a process of it, does not end
+	TypeEngine = "engine"       // what it wrote itself as a warning or error, and no cause is known in it
+	TypeMemory = "gpu_memory"   // in use or not known
+)
+
+// typed is an error with a type for logs.
+type typed struct{ text, kind string }
+
+func (e typed) Error() string     { return e.text }
+func (e typed) ErrorType() string { return e.kind }
+
 // ErrBudget is wrapped by Run's error when vLLM died more often than Config.Restarts allows.
 var ErrBudget = errors.New("vllm died too often")
 

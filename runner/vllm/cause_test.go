@@ -94,6 +94,22 @@ func TestLinesAreTakenApart(t *testing.T) {
 	}
 }
 
+func TestWarningsAndErrorsOfVLLMHaveAType(t *testing.T) {
+	for raw, want := range map[string]any{
+		"ERROR 11-23 10:00:00 [core.py:105] torch.OutOfMemoryError: CUDA out of memory. Tried": "out_of_memory",
+		"ERROR 11-23 10:00:00 [core.py:105] EngineCore hit an exception":                       "engine",
+		"WARNING:  slow":     "engine",
+		"INFO:     all well": nil,
+	} {
+		core, logs := observer.New(zap.DebugLevel)
+		o := &output{log: zap.New(core)}
+		o.read(strings.NewReader(raw))
+		if got := logs.All()[0].ContextMap()["error_type"]; got != want {
+			t.Errorf("%q: error_type %v, want %v", raw, got, want)
+		}
+	}
+}
+
 func TestOutputIsReadWhateverItIsLike(t *testing.T) {
 	o := &output{log: zap.NewNop()}
 	o.read(strings.NewReader(strings.Repeat("x", 1<<20) + "\n\n\r\n" + strings.Repeat("line\n", 1000) + "end"))

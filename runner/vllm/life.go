@@ -2,7 +2,6 @@ package vllm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -159,14 +158,14 @@ func (l *life) end() error {
 	case <-l.proc.exited:
 	case <-l.failed:
 	case <-patience.C:
-		l.cfg.Log.Warn("vllm does not end, it is killed", zap.String("event", "engine_killed"))
+		l.cfg.Log.Warn("vllm does not end, it is killed", zap.String("event", "engine_killed"), zap.String("error_type", TypeHangs))
 	}
 	_, err := l.bury()
 	return err
 }
 
 // errUnkillable is of processes that a driver holds.
-var errUnkillable = errors.New("vllm's processes do not end")
+var errUnkillable error = typed{"vllm's processes do not end", TypeHangs}
 
 // bury kills vLLM and all its descendants, waits until they are gone, and takes the socket away. It tells how many
 // outlived vLLM itself. It may be called again.

@@ -20,7 +20,7 @@ func (s *Server) gpuMemory(ctx context.Context) int64 {
 	}
 	used, err := s.cfg.GPUMemory(ctx)
 	if err != nil {
-		s.cfg.Log.Warn("gpu memory is not known", zap.String("event", "gpu_memory"), zap.Error(err))
+		s.cfg.Log.Warn("gpu memory is not known", zap.String("event", "gpu_memory"), zap.String("error_type", TypeMemory), zap.Error(err))
 		return -1
 	}
 	return used
@@ -37,7 +37,8 @@ func (s *Server) awaitMemory(ctx context.Context, baseline int64) {
 			return
 		}
 		if ctx.Err() != nil {
-			s.cfg.Log.Warn("gpu memory is still in use", zap.String("event", "gpu_memory"), zap.Int64("bytes", used), zap.Int64("before", baseline))
+			s.cfg.Log.Warn("gpu memory is still in use", zap.String("event", "gpu_memory"), zap.String("error_type", TypeMemory),
+				zap.Int64("bytes", used), zap.Int64("before", baseline))
 			return
 		}
 		sleep(ctx, pollEvery)

@@ -105,5 +105,18 @@ func (l logLine) fields() []zap.Field {
 	if l.source != "" {
 		fields = append(fields, zap.String("source", l.source))
 	}
+	if l.level >= zap.WarnLevel {
+		fields = append(fields, zap.String("error_type", l.errorType()))
+	}
 	return fields
+}
+
+// errorType is the cause that is known in the line, if any is.
+func (l logLine) errorType() string {
+	for _, s := range signs() {
+		if strings.Contains(l.text, s.text) {
+			return string(s.cause)
+		}
+	}
+	return TypeEngine
 }

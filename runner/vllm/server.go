@@ -100,7 +100,8 @@ func (s *Server) live(ctx context.Context) (served bool, err error) {
 	}
 	orphans, buryErr := l.bury()
 	if orphans > 0 {
-		s.cfg.Log.Warn("vllm left processes behind, they were killed", zap.String("event", "engine_orphans"), zap.Int("processes", orphans))
+		s.cfg.Log.Warn("vllm left processes behind, they were killed", zap.String("event", "engine_orphans"), zap.String("error_type", TypeHangs),
+			zap.Int("processes", orphans))
 	}
 	if buryErr != nil {
 		err = errors.Join(buryErr, err)
@@ -136,7 +137,7 @@ func (s *Server) leave(l *life, err error) {
 }
 
 // errDied wraps why an engine that was ready is of no use any more.
-var errDied = errors.New("vllm died")
+var errDied error = typed{"vllm died", TypeDied}
 
 // watch waits until the life ends, by ctx, which is nil, or otherwise. Any end of the process is a death, whatever its
 // exit status: vLLM exits 0 when its engine was killed.
@@ -209,7 +210,8 @@ func (s *Server) learn(err error) bool {
 		s.refused[flag] = true
 	}
 	if len(unknown) > 0 {
-		s.cfg.Log.Warn("this vllm lacks options, it is started without them", zap.String("event", "engine_options_refused"), zap.Strings("options", unknown))
+		s.cfg.Log.Warn("this vllm lacks options, it is started without them", zap.String("event", "engine_options_refused"),
+			zap.String("error_type", string(CauseArgument)), zap.Strings("options", unknown))
 	}
 	return len(unknown) > 0
 }
@@ -281,7 +283,7 @@ func (s *Server) Record() Record {
 }
 
 // ErrNotReady is why a Server without a ready engine asks nothing.
-var ErrNotReady = errors.New("vllm is not ready")
+var ErrNotReady error = typed{"vllm is not ready", TypeDown}
 
 // Do is Client.Do on the engine that is ready. Without one the answer is Down, at once. A request whose engine dies is
 // Down with Died, whichever way it learns that: unlike a Client, a Server can tell that from a broken connection.

@@ -1,7 +1,5 @@
 package batch
 
-import "errors"
-
 // The chunk rule: a chunk ends before the line that would exceed one of these, and holds at least one
 // line. The bytes are those of the lines, newlines not counted.
 const (
@@ -40,7 +38,8 @@ type Plan struct {
 	Lines      int64             `json:"lines"`            // that are not blank, good and bad
 	Bad        int64             `json:"bad"`              // of these, bad ones: those in BadKey
 	Shards     []Shard           `json:"shards,omitempty"`
-	Watcher    string            `json:"watcher"` // who made the plan
+	Watcher    string            `json:"watcher"`         // who made the plan
+	Trace      map[string]string `json:"trace,omitempty"` // traceparent and tracestate, where all that is done for the batch belongs
 }
 
 // Input names the upload that a plan is about.
@@ -86,7 +85,7 @@ func (p *Plan) FirstChunk(shard int) int {
 func (p *Plan) Chunks() int { return p.FirstChunk(len(p.Shards)) }
 
 // ErrVersion says that an object is of a later version of spool.
-var ErrVersion = errors.New("written by a later version of spool: use that version or a newer one")
+var ErrVersion error = formatError{"written by a later version of spool: use that version or a newer one", "later_version"}
 
 // ShardSizes cuts n chunks into shards: one chunk is one shard, up to shardChunks become two halves so
 // that two runners can share a small batch, more become shards of shardChunks.

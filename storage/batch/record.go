@@ -49,7 +49,13 @@ type Record struct {
 }
 
 // ErrTorn says that a chunk object or segment does not end as it should.
-var ErrTorn = errors.New("torn: the end line is missing or wrong")
+var ErrTorn error = formatError{"torn: the end line is missing or wrong", "corrupt_object"}
+
+// formatError is of an object that cannot be read; kind is its type in logs.
+type formatError struct{ text, kind string }
+
+func (e formatError) Error() string     { return e.text }
+func (e formatError) ErrorType() string { return e.kind }
 
 // RecordWriter writes a chunk object or segment. Call Close for the end line; it does not close w.
 type RecordWriter struct {

@@ -25,6 +25,9 @@ func (e *CorruptError) Error() string { return fmt.Sprintf("object %q is corrupt
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
+// ErrorType is for logs.
+func (e *CorruptError) ErrorType() string { return "corrupt_object" }
+
 func corruptf(key, format string, args ...any) error {
 	return &CorruptError{Key: key, Err: fmt.Errorf(format, args...)}
 }

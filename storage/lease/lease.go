@@ -42,7 +42,14 @@ const MinTTL = 9 * time.Second
 
 // ErrLost is the cause of the context's end when the lease was lost: another process took it, its record
 // vanished, or it could not be renewed in time.
-var ErrLost = errors.New("lease lost")
+var ErrLost error = lostError{}
+
+type lostError struct{}
+
+func (lostError) Error() string { return "lease lost" }
+
+// ErrorType is for logs.
+func (lostError) ErrorType() string { return "lease_lost" }
 
 // ErrReleased is the cause of the context's end after Release.
 var ErrReleased = errors.New("lease released")

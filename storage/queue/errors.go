@@ -39,6 +39,26 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s queue %q: %v: %v", e.Op, e.Queue, e.Kind, e.Err)
 }
 
+// ErrorType is "queue_" and the kind, for logs and counts.
+func (e *Error) ErrorType() string {
+	_, refused := errors.AsType[smithy.APIError](e.Err)
+	switch {
+	case errors.Is(e.Kind, ErrNoQueue):
+		return "queue_not_found"
+	case errors.Is(e.Kind, ErrDenied):
+		return "queue_denied"
+	case errors.Is(e.Kind, ErrUnavailable):
+		return "queue_unavailable"
+	case errors.Is(e.Kind, ErrGone):
+		return "queue_message_gone"
+	case refused:
+		return "queue_refused"
+	case errors.Is(e.Err, context.DeadlineExceeded):
+		return "timeout"
+	}
+	return "cancelled"
+}
+
 func (e *Error) Unwrap() []error {
 	if e.Kind == nil {
 		return []error{e.Err}
