@@ -45,6 +45,7 @@ func TestBench(t *testing.T) {
 	t.Run("Order", b.order)
 	t.Run("Fleet", b.fleet)
 	t.Run("VLLM", b.vllm)
+	t.Run("Prefix", b.prefix)
 }
 
 // bench collects rows.

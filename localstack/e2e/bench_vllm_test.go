@@ -36,7 +36,7 @@ func (b *bench) vllm(t *testing.T) {
 	if v, err := strconv.Atoi(os.Getenv("SPOOL_BENCH_VLLM")); err == nil {
 		rounds = v
 	}
-	r := &realEngine{parts: newParts(t), dir: dir, n: n, lines: realLines()}
+	r := &realEngine{parts: newParts(t), dir: dir, slots: realSlots, cache: "1G", n: n, lines: realLines()}
 	r.serve()
 	r.bare(realWindow) // it has been asked before
 	p := r.runner(r.engine, "--slots", strconv.Itoa(realSlots), "--idle", "2h")
@@ -57,7 +57,9 @@ type realEngine struct {
 	parts
 	engine *engine
 	dir    string
-	n      int // lines
+	slots  int
+	cache  string // of keys and values, in bytes
+	n      int    // lines
 	lines  *lines
 }
 
@@ -69,8 +71,8 @@ func realLines() *lines {
 }
 
 func (r *realEngine) flags() []string {
-	return []string{"--served-model-name", "default", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", strconv.Itoa(realSlots),
-		"--max-num-batched-tokens", "4096", "--generation-config", "vllm", "--kv-cache-memory-bytes", "1G"}
+	return []string{"--served-model-name", "default", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", strconv.Itoa(r.slots),
+		"--max-num-batched-tokens", "4096", "--generation-config", "vllm", "--kv-cache-memory-bytes", r.cache}
 }
 
 // command is vllm with its environment.
