@@ -67,6 +67,7 @@ type outputs struct {
 	output  zapcore.WriteSyncer
 	file    io.WriteCloser
 	ship    *Shipper
+	tracker Tracker
 	redact  *redactor
 	first   []zapcore.Field // of the first line about each batch
 
@@ -76,7 +77,7 @@ type outputs struct {
 
 func newOutputs(opt Options, level zapcore.Level) *outputs {
 	o := &outputs{
-		json: zapcore.NewJSONEncoder(encoderConfig(level)), output: opt.Output, ship: opt.Shipper,
+		json: zapcore.NewJSONEncoder(encoderConfig(level)), output: opt.Output, ship: opt.Shipper, tracker: opt.Tracker,
 		redact: newRedactor(opt.Secrets), seq: map[string]int64{},
 	}
 	if opt.Version != "" {
@@ -98,6 +99,9 @@ func (o *outputs) write(ent zapcore.Entry, fields []zapcore.Field) error {
 	seq := o.seq[batch]
 	if seq == 1 {
 		rest = merge(o.first, rest)
+	}
+	if o.tracker != nil {
+		o.track(ent, known, rest)
 	}
 	var errs []error
 	if o.console != nil && o.output != nil {

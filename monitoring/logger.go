@@ -34,6 +34,7 @@ type Options struct {
 	FileMiB   int                 // default DefaultFileMiB
 	FileAge   time.Duration       // default DefaultFileAge
 	Shipper   *Shipper            // gets every line too, as JSON, and is closed with the logger; default none
+	Tracker   Tracker             // gets failures; default none
 	Component string              // the logger's name, "runner"; parts of it add theirs with a dot
 	Instance  string              // this process, in the field instance; default none
 	Version   string              // of the program, in the first line about each batch; default none

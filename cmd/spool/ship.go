@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,10 +28,21 @@ func (p *program) serviceLog(c *cli.Context, component, name string, reg prometh
 	if err != nil {
 		return nil, nil, err
 	}
-	log, closeLog, err := p.logTo(c, p.stdout, monitoring.Options{
-		Component: component, Instance: name, Version: version(), Env: c.String("environment"), Shipper: ship})
+	opt := monitoring.Options{Component: component, Instance: name, Version: version(), Env: c.String("environment"), Shipper: ship}
+	untrack, err := track(c, &opt, reg)
 	if err != nil {
 		return nil, nil, err
+	}
+	log, closeSinks, err := p.logTo(c, p.stdout, opt)
+	if err != nil {
+		untrack()
+		return nil, nil, err
+	}
+	closeLog := func() {
+		var both sync.WaitGroup
+		both.Go(closeSinks)
+		both.Go(untrack)
+		both.Wait()
 	}
 	// A client of its own, which logs nothing: logs about how logs are stored would never end, and a store that hangs
 	// with them holds no connection of the work.
