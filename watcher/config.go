@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
 	"spool/storage"
@@ -101,6 +103,7 @@ type Config struct {
 
 	Log        *zap.Logger           // nil: none
 	Registerer prometheus.Registerer // nil: none
+	Tracer     trace.Tracer          // nil: nothing is recorded; traces of users are passed on all the same
 }
 
 var poolName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
@@ -122,6 +125,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.Retention = cmp.Or(c.Retention, MinRetention)
 	if c.Log == nil {
 		c.Log = zap.NewNop()
+	}
+	if c.Tracer == nil {
+		c.Tracer = noop.Tracer{}
 	}
 	if c.Name == "" {
 		c.Name = defaultName()

@@ -174,14 +174,16 @@ func (w *Watcher) finishLogged(ctx context.Context, id string) {
 		w.forget(id)
 		return
 	}
+	begun := time.Now()
 	result, err := w.cfg.Finalizer.Try(ctx, plan)
+	w.traceFinal(ctx, plan, begun, result, err)
 	if err == nil && result != nil {
 		o.mu.Lock()
 		err = w.close(ctx, o, result)
 		o.mu.Unlock()
 	}
 	if err != nil && ctx.Err() == nil {
-		w.failed("finalise", err, zap.String("batch_id", id), zap.String("key", plan.Input.Key))
+		w.failed("finalise", err, about(ctx, plan)...)
 	}
 }
 
@@ -200,9 +202,9 @@ func (w *Watcher) close(ctx context.Context, o *open, result *batch.Result) erro
 	}
 	if w.forget(o.id) {
 		w.metrics.ended(w.cfg.Pools, o.plan, result)
-		w.log.Info("batch ended", zap.String("event", "batch_ended"), zap.String("batch_id", o.id), zap.String("key", o.plan.Input.Key),
+		w.log.Info("batch ended", about(ctx, o.plan, zap.String("event", "batch_ended"),
 			zap.String("outcome", result.Outcome), zap.Int64("total", result.Total),
-			zap.Int64("completed", result.Completed), zap.Int64("failed", result.Failed))
+			zap.Int64("completed", result.Completed), zap.Int64("failed", result.Failed))...)
 	}
 	_, err := w.ask(ctx, o.plan.Input.Key)
 	return err
@@ -306,8 +308,8 @@ func (w *Watcher) judge(ctx context.Context, s *survey) error {
 		return err
 	}
 	if stored.Mine {
-		w.log.Info("batch stopped", zap.String("event", "batch_stopped"), zap.String("batch_id", s.plan.Batch), zap.String("key", s.plan.Input.Key),
-			zap.String("outcome", stop.Outcome), zap.String("code", stop.Code))
+		w.log.Info("batch stopped", about(ctx, s.plan, zap.String("event", "batch_stopped"),
+			zap.String("outcome", stop.Outcome), zap.String("code", stop.Code))...)
 	}
 	s.stop, err = readJSON[batch.Stop](ctx, w.cfg.Bucket, batch.StopKey(s.plan.Batch))
 	return err

@@ -22,7 +22,9 @@ func (w *Watcher) newBadLines() *badLines { return &badLines{dir: w.cfg.TempDir}
 
 // makePlan validates and stages an upload, and puts the plan of batch id, unless another watcher's is
 // there first: then that one counts, and what this one staged goes.
-func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generation int) error {
+func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generation int) (err error) {
+	ctx, span := w.startBatch(ctx, up, id)
+	defer func() { endSpan(span, err) }()
 	if err := w.putOpen(ctx, up, id); err != nil {
 		return err
 	}
@@ -37,10 +39,12 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 		return err
 	}
 	plan := w.plan(up, st, id, generation)
+	plan.Trace = traceFields(ctx)
 	mine, err := w.putPlan(ctx, plan)
 	if err != nil {
 		return err // whose plan it is is not known, so the folder stays
 	}
+	describePlan(span, plan, mine)
 	switch {
 	case !mine:
 		w.discard(ctx, id, append(st.pieces, st.badKey))
@@ -48,8 +52,8 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 		w.discard(ctx, id, st.pieces)
 	}
 	w.metrics.planned(plan, mine)
-	w.log.Info("batch planned", zap.String("event", "batch_planned"), zap.String("batch_id", id), zap.String("key", up.Key), zap.String("verdict", plan.Verdict),
-		zap.Int64("lines", plan.Lines), zap.Int64("bad", plan.Bad), zap.Int("shards", len(plan.Shards)), zap.Bool("mine", mine))
+	w.log.Info("batch planned", about(ctx, plan, zap.String("event", "batch_planned"), zap.String("verdict", plan.Verdict),
+		zap.Int64("lines", plan.Lines), zap.Int64("bad", plan.Bad), zap.Int("shards", len(plan.Shards)), zap.Bool("mine", mine))...)
 	// A marker that was there at the start may have been taken for an abandoned one in the meantime.
 	return w.markOpen(ctx, up, id)
 }

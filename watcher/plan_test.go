@@ -41,6 +41,7 @@ func TestAFileBecomesAPlanAPieceAndAJob(t *testing.T) {
 				"spool_warnings": "not options of spool: team"},
 			Endpoint: "/v1/chat/completions", Models: []string{"", "m"}, Lines: 2, Watcher: "w-test",
 			Shards: []batch.Shard{{Chunks: []batch.PlanChunk{{FirstLine: 1, Lines: 2}}}},
+			Trace:  map[string]string{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 		}
 		plan := w.plan(id)
 		ignore := cmp.Options{cmpopts.IgnoreFields(batch.Plan{}, "Folder"), cmpopts.IgnoreFields(batch.Input{}, "ETag"),
@@ -61,8 +62,8 @@ func TestAFileBecomesAPlanAPieceAndAJob(t *testing.T) {
 		if diff := cmp.Diff(wantJob, jobs[0]); diff != "" {
 			t.Errorf("job (-want +got):\n%s", diff)
 		}
-		if got := w.queues.fast().sent[0].Attributes; got["traceparent"] == "" || len(got) != 1 {
-			t.Errorf("message attributes %v, want traceparent only", got)
+		if diff := cmp.Diff(want.Trace, w.queues.fast().sent[0].Attributes); diff != "" {
+			t.Errorf("message attributes (-want +got):\n%s", diff)
 		}
 		if diff := cmp.Diff([]string{id}, w.keys(batch.OpenPrefix)); diff != "" {
 			t.Errorf("open markers (-want +got):\n%s", diff)

@@ -109,12 +109,15 @@ func (w *Watcher) drop(plan *batch.Plan) {
 // fast reports whether a batch goes to the fast queue: it has one chunk.
 func fast(plan *batch.Plan) bool { return plan.Chunks() == 1 }
 
-func (p *pool) queueOf(ctx context.Context, plan *batch.Plan) (Queue, error) {
-	name := queue.PoolQueue(p.name)
+func (p *pool) queueName(plan *batch.Plan) string {
 	if fast(plan) {
-		name = queue.FastQueue(p.name)
+		return queue.FastQueue(p.name)
 	}
-	return p.queue(ctx, name)
+	return queue.PoolQueue(p.name)
+}
+
+func (p *pool) queueOf(ctx context.Context, plan *batch.Plan) (Queue, error) {
+	return p.queue(ctx, p.queueName(plan))
 }
 
 // topUp sends what the fast queue wants, and as much as the other one has room for. Before the first
@@ -276,7 +279,8 @@ func (p *pool) resendBatch(ctx context.Context, s *survey, missing bool) error {
 	}
 	won, err := p.send(ctx, s, lost)
 	if won {
-		p.w.log.Warn("messages seem lost, sent again", zap.String("event", "jobs_resent"), zap.String("batch_id", s.plan.Batch), zap.Ints("shards", lost))
+		p.w.log.Warn("messages seem lost, sent again", about(ctx, s.plan, zap.String("event", "jobs_resent"), zap.String("error_type", "message_lost"),
+			zap.Ints("shards", lost))...)
 		p.w.metrics.resent.WithLabelValues(p.name).Add(float64(len(lost)))
 	}
 	return err

@@ -82,11 +82,12 @@ func (p *pool) send(ctx context.Context, s *survey, shards []int) (won bool, err
 	if !won || err != nil {
 		return won, err
 	}
-	messages, err := p.messages(s, shards)
-	if err != nil {
-		return true, err
+	sending, span := p.startSend(ctx, s.plan, len(shards))
+	messages, err := p.messages(sending, s, shards)
+	if err == nil {
+		err = q.Send(sending, messages)
 	}
-	err = q.Send(ctx, messages)
+	endSpan(span, err)
 	if err == nil {
 		p.w.metrics.sent.WithLabelValues(p.name).Add(float64(len(shards)))
 		return true, nil
@@ -119,13 +120,9 @@ func unsent(shards []int, err error) []int {
 	return list
 }
 
-func (p *pool) messages(s *survey, shards []int) ([]queue.Outgoing, error) {
-	attributes := map[string]string{}
-	for _, k := range []string{metaTraceparent, metaTracestate} {
-		if v := s.plan.Metadata[k]; v != "" {
-			attributes[k] = v
-		}
-	}
+// messages are children of the span of ctx.
+func (p *pool) messages(ctx context.Context, s *survey, shards []int) ([]queue.Outgoing, error) {
+	attributes := traceFields(ctx)
 	list := make([]queue.Outgoing, 0, len(shards))
 	for _, n := range shards {
 		body, err := json.Marshal(batch.Message{

@@ -24,7 +24,16 @@ const maxModels = 1000
 
 // errChanged says that the object is not the upload any more that was looked at. The next look finds
 // what stands there now.
-var errChanged = errors.New("the input was deleted or overwritten while it was validated")
+var errChanged error = changedError{}
+
+type changedError struct{}
+
+func (changedError) Error() string {
+	return "the input was deleted or overwritten while it was validated"
+}
+
+// ErrorType is for logs.
+func (changedError) ErrorType() string { return batch.CodeInputGone }
 
 // staged is what validation found out about an upload, and what of it is in the bucket.
 type staged struct {
@@ -85,18 +94,11 @@ func (w *Watcher) stage(ctx context.Context, up *upload, id string) (*staged, er
 
 // run makes the passes, decides, and stores what belongs to the decision.
 func (v *validation) run(ctx context.Context, id string, st *staged) error {
-	problem, err := v.firstPass(ctx)
+	problem, err := v.passes(ctx)
 	if err != nil {
 		return err
 	}
 	st.sha256, st.lines = v.sum, v.lines
-	if problem == nil {
-		if repeats := v.dups.Repeated(); repeats != nil {
-			if err := v.secondPass(ctx, repeats); err != nil {
-				return err
-			}
-		}
-	}
 	st.bad, st.errors = v.bad.n, v.bad.first
 	if v.checker != nil {
 		st.endpoint = v.checker.Endpoint()
@@ -118,9 +120,25 @@ func (v *validation) run(ctx context.Context, id string, st *staged) error {
 	return v.store(ctx, id, st)
 }
 
+// passes reads the file as often as it takes to know all its bad lines.
+func (v *validation) passes(ctx context.Context) (problem *jsonl.Problem, err error) {
+	ctx, span := v.w.cfg.Tracer.Start(ctx, "validate")
+	defer func() { endSpan(span, err) }()
+	problem, err = v.firstPass(ctx)
+	if problem != nil || err != nil {
+		return problem, err
+	}
+	if repeats := v.dups.Repeated(); repeats != nil {
+		return nil, v.secondPass(ctx, repeats)
+	}
+	return nil, nil
+}
+
 // store uploads what the plan will name: all pieces and the bad lines of an accepted file, of a rejected
 // one the bad lines only, in another folder, so that the pieces can go at once.
-func (v *validation) store(ctx context.Context, id string, st *staged) error {
+func (v *validation) store(ctx context.Context, id string, st *staged) (err error) {
+	ctx, span := v.w.cfg.Tracer.Start(ctx, "stage")
+	defer func() { endSpan(span, err) }()
 	if st.verdict == batch.Accepted {
 		shards, err := v.stager.finish()
 		if err != nil {

@@ -72,9 +72,9 @@ func endSpan(span trace.Span, err error) {
 }
 
 // about says in a log line to which batch and trace it belongs.
-func about(plan *batch.Plan, fields ...zap.Field) []zap.Field {
+func about(ctx context.Context, plan *batch.Plan, fields ...zap.Field) []zap.Field {
 	fields = append(fields, zap.String("batch_id", plan.Batch), zap.String("key", plan.Input.Key))
-	sc := trace.SpanContextFromContext(inTrace(context.Background(), plan.Trace))
+	sc := trace.SpanContextFromContext(inTrace(ctx, plan.Trace))
 	return append(fields, monitoring.TraceFields(sc)...)
 }
 

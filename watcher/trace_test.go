@@ -175,4 +175,3 @@ func TestARejectedFileIsAFailedSpan(t *testing.T) {
 		wantAttributes(t, final, map[string]any{"spool.batch.id": id, "spool.batch.outcome": "failed"})
 	})
 }
-

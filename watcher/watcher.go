@@ -155,7 +155,8 @@ func (w *Watcher) probe(ctx context.Context) error {
 	if err == nil {
 		err = report.Err()
 		if err != nil && w.cfg.AllowWeakStore {
-			w.log.Warn("the store is unfit: lines may be lost or doubled", zap.String("event", "store_unfit"), zap.Error(err))
+			w.log.Warn("the store is unfit: lines may be lost or doubled", zap.String("event", "store_unfit"),
+				zap.String("error_type", "store_unfit"), zap.Error(err))
 			err = nil
 		}
 	}
