@@ -212,21 +212,34 @@ func (s *shard) settle() {
 // of a failure by failed.
 func (s *shard) feed(ctx context.Context, chunks []*chunk) error {
 	defer s.fed()
-	for _, c := range chunks {
-		tasks, err := s.load(ctx, c)
-		if err != nil {
-			s.fail(err)
-			return err
-		}
-		if len(tasks) > 0 {
-			s.window.meter.opened(c)
-		}
-		if err := s.push(ctx, tasks); err != nil {
+	atOnce := 1
+	if s.plan.Order != "" {
+		atOnce = s.size()
+	}
+	for part := range slices.Chunk(chunks, atOnce) {
+		if err := s.feedPart(ctx, part); err != nil {
 			s.fail(err)
 			return err
 		}
 	}
 	return nil
+}
+
+// feedPart loads the chunks of a part, and pushes their lines in the order of the batch.
+func (s *shard) feedPart(ctx context.Context, part []*chunk) error {
+	var tasks []*task
+	for _, c := range part {
+		loaded, err := s.load(ctx, c)
+		if err != nil {
+			return err
+		}
+		if len(loaded) > 0 {
+			s.window.meter.opened(c)
+		}
+		tasks = append(tasks, loaded...)
+	}
+	arrange(s.plan.Order, tasks)
+	return s.push(ctx, tasks)
 }
 
 // push puts lines into the window, once there is an engine for them.

@@ -18,6 +18,7 @@ import (
 const (
 	metaPool        = "pool"
 	metaOnInvalid   = "on-invalid"
+	metaOrder       = "order"
 	metaWindow      = "window"
 	metaRerun       = "rerun"
 	metaTraceparent = "traceparent"
@@ -57,6 +58,7 @@ const (
 type options struct {
 	pool      string
 	onInvalid string
+	order     string // "" for batch.OrderFile
 	window    time.Duration
 	rerun     int
 	metadata  map[string]string  // for batch.json, nil if empty
@@ -79,6 +81,9 @@ func (c *Config) readOptions(key string, meta map[string]string) options {
 			o.bad(metaOnInvalid, "%q is neither %s nor %s", v, invalidFail, invalidSkip)
 		}
 	}
+	if v, ok := meta[metaOrder]; ok {
+		o.readOrder(v)
+	}
 	if v, ok := meta[metaWindow]; ok {
 		o.readWindow(v)
 	}
@@ -88,6 +93,25 @@ func (c *Config) readOptions(key string, meta map[string]string) options {
 	o.checkTrace(meta)
 	o.metadata = describe(meta)
 	return o
+}
+
+func (o *options) readOrder(v string) {
+	if err := CheckOrder(v); err != nil {
+		o.bad(metaOrder, "%v", err)
+		return
+	}
+	if v != batch.OrderFile {
+		o.order = v
+	}
+}
+
+// CheckOrder says what is wrong with the option order of a batch.
+func CheckOrder(v string) error {
+	switch v {
+	case batch.OrderFile, batch.OrderLongest, batch.OrderPrefix:
+		return nil
+	}
+	return fmt.Errorf("%q is none of %s, %s and %s", v, batch.OrderFile, batch.OrderLongest, batch.OrderPrefix)
 }
 
 func (o *options) readWindow(v string) {
@@ -162,7 +186,7 @@ func clientKey(key string) bool {
 
 func spoolKey(key string) bool {
 	switch key {
-	case metaPool, metaOnInvalid, metaWindow, metaRerun, metaTraceparent, metaTracestate:
+	case metaPool, metaOnInvalid, metaOrder, metaWindow, metaRerun, metaTraceparent, metaTracestate:
 		return true
 	}
 	return false

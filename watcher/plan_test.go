@@ -26,17 +26,17 @@ func TestAFileBecomesAPlanAPieceAndAJob(t *testing.T) {
 		text := "\xef\xbb\xbf" + `{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}` + "\r\n\n" + second
 		uploaded := time.Now().Unix()
 		id := w.upload("in/x.jsonl", text, "team", "search", "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-			"window", "90m", "sha256", "00", "mtime", "1.5")
+			"order", "prefix", "window", "90m", "sha256", "00", "mtime", "1.5")
 		sleep(5 * time.Second)
 		w.scan(w.watcher())
 
 		sum := sha256.Sum256([]byte(text))
 		want := &batch.Plan{
-			V: 1, Batch: id, Verdict: batch.Accepted, Pool: "default", OnInvalid: "fail", Window: "1h30m",
+			V: 1, Batch: id, Verdict: batch.Accepted, Pool: "default", OnInvalid: "fail", Order: "prefix", Window: "1h30m",
 			Input: batch.Input{Bucket: bucketName, Key: "in/x.jsonl", Size: int64(len(text)), LastModified: uploaded,
 				SHA256: hex.EncodeToString(sum[:])},
 			CreatedAt: uploaded + 5, ExpiresAt: uploaded + 90*60,
-			Metadata: map[string]string{"team": "search", "window": "90m",
+			Metadata: map[string]string{"team": "search", "order": "prefix", "window": "90m",
 				"traceparent":    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 				"spool_warnings": "not options of spool: team"},
 			Endpoint: "/v1/chat/completions", Models: []string{"", "m"}, Lines: 2, Watcher: "w-test",
@@ -323,6 +323,7 @@ func TestFilesThatCannotBeReadEndFailed(t *testing.T) {
 		"too large":         {"in/x.jsonl", lines(600), nil, string(jsonl.InputTooLarge), ""},
 		"unknown pool":      {"in/x.jsonl", lines(1), []string{"pool", "nope"}, batch.CodeInvalidOption, "pool"},
 		"on-invalid":        {"in/x.jsonl", lines(1), []string{"on-invalid", "ignore"}, batch.CodeInvalidOption, "on-invalid"},
+		"order":             {"in/x.jsonl", lines(1), []string{"order", "random"}, batch.CodeInvalidOption, "order"},
 		"window not a time": {"in/x.jsonl", lines(1), []string{"window", "1 day"}, batch.CodeInvalidOption, "window"},
 		"window too short":  {"in/x.jsonl", lines(1), []string{"window", "599s"}, batch.CodeInvalidOption, "window"},
 		"window too long":   {"in/x.jsonl", lines(1), []string{"window", "720h1s"}, batch.CodeInvalidOption, "window"},

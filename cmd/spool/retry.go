@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -172,7 +173,7 @@ func copyLines(ctx context.Context, to io.Writer, f *finder, b *found, numbers [
 
 func fromInput(ctx context.Context, f *finder, b *found, take func(int64, []byte) error) (map[string]string, error) {
 	meta := map[string]string{}
-	for _, k := range []string{"pool", "window", "traceparent", "tracestate"} {
+	for _, k := range []string{"pool", "order", "window", "traceparent", "tracestate"} {
 		if v, ok := b.input.Metadata[k]; ok {
 			meta[k] = v
 		}
@@ -202,7 +203,7 @@ func fromPieces(ctx context.Context, f *finder, b *found, numbers []int64, take 
 			}
 		}
 	}
-	return map[string]string{"pool": plan.Pool, "window": plan.Window}, nil
+	return map[string]string{"pool": plan.Pool, "order": cmp.Or(plan.Order, batch.OrderFile), "window": plan.Window}, nil
 }
 
 // hasLineFrom reports whether a chunk may hold one of the lines: numbers from its first line on, of which it has

@@ -44,6 +44,7 @@ func (p *program) submitCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-check", Usage: "upload without validating first"},
 			&cli.StringFlag{Name: "pool", Usage: "`NAME` of the pool that is to work on it"},
 			&cli.StringFlag{Name: "on-invalid", Usage: "fail (default): a bad line rejects the file; skip: the others are run"},
+			&cli.StringFlag{Name: "order", Usage: "in which lines are asked: file (default); longest: by max_tokens; prefix: those with one beginning together"},
 			&cli.StringFlag{Name: "window", Usage: "`TIME` after which what is not done expires, 10m to 720h (default: 24h)"},
 			&cli.StringFlag{Name: "rerun", Usage: "`NUMBER` that asks for another run of the same bytes"},
 			&cli.StringSliceFlag{Name: "metadata", Usage: "more metadata for the upload, `KEY=VALUE` (repeatable)"},
@@ -174,7 +175,7 @@ func (p *program) newSubmission(c *cli.Context) (s *submission, bucket string, c
 }
 
 // submitOptions are the options of a batch that have a flag.
-func submitOptions() []string { return []string{"pool", "on-invalid", "window", "rerun"} }
+func submitOptions() []string { return []string{"pool", "on-invalid", "order", "window", "rerun"} }
 
 // metadataPair is what can travel as a header of HTTP, which S3 makes of metadata.
 var metadataPair = regexp.MustCompile(`^([0-9A-Za-z_.-]+)=([ -~]*)$`)
@@ -204,6 +205,11 @@ func submitMetadata(c *cli.Context) (map[string]string, error) {
 	}
 	if v := meta["on-invalid"]; v != "" && v != "fail" && v != "skip" {
 		return nil, usagef("--on-invalid %q: want fail or skip", v)
+	}
+	if v, ok := meta["order"]; ok {
+		if err := watcher.CheckOrder(v); err != nil {
+			return nil, usagef("--order: %w", err)
+		}
 	}
 	if v := meta["rerun"]; v != "" && rerun(meta) < 0 {
 		return nil, usagef("--rerun %q: want a number from 0", v)

@@ -204,6 +204,7 @@ func TestSubmitValidatesFirst(t *testing.T) {
 	w.want(exitOK, "submit", path, "--on-invalid", "skip", "--bucket", "spool")
 	w.want(exitOK, "submit", path, "in/unchecked.jsonl", "--no-check", "--bucket", "spool")
 	w.want(exitUsage, "submit", path, "--on-invalid", "skp", "--bucket", "spool")
+	w.want(exitUsage, "submit", path, "--order", "random", "--bucket", "spool")
 	w.want(exitUsage, "submit", path, "--rerun", "01", "--bucket", "spool")
 	for _, window := range []string{"9m", "721h", "soon"} {
 		w.want(exitUsage, "submit", path, "--window", window, "--no-check", "--bucket", "spool")
@@ -250,7 +251,7 @@ func TestRetrySubmitsTheFailedLinesUnchanged(t *testing.T) {
 	for _, from := range []string{"input", "pieces"} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
-			in := w.put("in/x/p.jsonl.gz", gzipped(t, text), map[string]string{"pool": "big", "window": "6h", "on-invalid": "skip"})
+			in := w.put("in/x/p.jsonl.gz", gzipped(t, text), map[string]string{"pool": "big", "order": "longest", "window": "6h", "on-invalid": "skip"})
 			id := uploadID(bucketName, in, 0)
 			w.endWithErrors(in.Key, id, errorLine(id, 3, 500), errorLine(id, 4, 0), errorLine(id, 5, 500))
 			w.stage(in.Key, in.ETag, id, text)
@@ -268,7 +269,7 @@ func TestRetrySubmitsTheFailedLinesUnchanged(t *testing.T) {
 				t.Errorf("from %s: %s", from, diff)
 			}
 			obj, err := w.store.Head(t.Context(), "in/x/p.retry-1.jsonl")
-			if err != nil || obj.Metadata["pool"] != "big" || obj.Metadata["window"] != "6h" || obj.Metadata["on-invalid"] != "" {
+			if err != nil || obj.Metadata["pool"] != "big" || obj.Metadata["window"] != "6h" || obj.Metadata["order"] != "longest" || obj.Metadata["on-invalid"] != "" {
 				t.Errorf("from %s: %v %v", from, obj.Metadata, err)
 			}
 		})
@@ -327,7 +328,7 @@ func (w *world) endWithErrors(key, id string, lines ...string) {
 // stage stores plan and piece of a file, two lines a chunk.
 func (w *world) stage(key, etag, id, text string) {
 	w.t.Helper()
-	plan := batch.Plan{V: 1, Batch: id, Input: batch.Input{Key: key, ETag: etag}, Pool: "big", Window: "6h", Folder: "f", Shards: []batch.Shard{{}}}
+	plan := batch.Plan{V: 1, Batch: id, Input: batch.Input{Key: key, ETag: etag}, Pool: "big", Order: "longest", Window: "6h", Folder: "f", Shards: []batch.Shard{{}}}
 	var piece, frame strings.Builder
 	var chunk batch.PlanChunk
 	cut := func() {

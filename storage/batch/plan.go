@@ -27,10 +27,11 @@ type Plan struct {
 	Verdict    string            `json:"verdict"`
 	Errors     []BatchError      `json:"errors,omitempty"` // the first 100, for errors.data
 	Pool       string            `json:"pool"`
-	OnInvalid  string            `json:"on_invalid"` // "fail" or "skip"
-	Window     string            `json:"window"`     // as OpenAI's completion_window, "24h"
-	CreatedAt  int64             `json:"created_at"` // Unix seconds, the store's clock
-	ExpiresAt  int64             `json:"expires_at"` // input's Last-Modified and window
+	OnInvalid  string            `json:"on_invalid"`      // "fail" or "skip"
+	Order      string            `json:"order,omitempty"` // in which lines are asked: "" for OrderFile, or another Order
+	Window     string            `json:"window"`          // as OpenAI's completion_window, "24h"
+	CreatedAt  int64             `json:"created_at"`      // Unix seconds, the store's clock
+	ExpiresAt  int64             `json:"expires_at"`      // input's Last-Modified and window
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	Endpoint   string            `json:"endpoint"`
 	Models     []string          `json:"models,omitempty"` // distinct body.model, sorted, "" if a line names none
@@ -41,6 +42,13 @@ type Plan struct {
 	Watcher    string            `json:"watcher"`         // who made the plan
 	Trace      map[string]string `json:"trace,omitempty"` // traceparent and tracestate, where all that is done for the batch belongs
 }
+
+// Orders in which a runner asks for the lines of a shard. Results do not depend on it.
+const (
+	OrderFile    = "file"    // as they stand
+	OrderLongest = "longest" // those first whose answers may be longest
+	OrderPrefix  = "prefix"  // those together whose prompts begin alike
+)
 
 // Input names the upload that a plan is about.
 type Input struct {

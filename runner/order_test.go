@@ -1,0 +1,89 @@
+package runner
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"spool/storage/batch"
+)
+
+// Order decides when a line is asked, over the chunks of a shard, and never what comes out.
+func TestOrder(t *testing.T) {
+	tests := map[string][]int{
+		"":                {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22},
+		batch.OrderPrefix: {1, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 2, 20, 3, 4, 5, 6, 7, 8, 9, 21, 22}, // the second shard has 21 and 22
+	}
+	for order, want := range tests {
+		t.Run("order "+order, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world, e *wired) {
+				plan := w.planned(inputKey, 22, 10, 1)
+				plan.Order = order
+				w.putJSON(batch.PlanKey(plan.Batch), plan)
+				w.send(plan)
+				cfg := w.defaults(e)
+				cfg.Slots, cfg.Window = 1, 1
+				if err := w.run(t.Context(), cfg); err != nil {
+					t.Fatal(err)
+				}
+				var got []int
+				for _, a := range e.log() {
+					got = append(got, a.line)
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("lines asked (-want +got):\n%s", diff)
+				}
+				w.wantAll(plan, 1, 22)
+			})
+		})
+	}
+}
+
+func TestArrange(t *testing.T) {
+	bodies := []string{
+		`{"model":"b","messages":"same"}`,
+		`{"max_tokens":7,"model":"a","messages":"same, and more"}`,
+		`{"max_tokens":9,"model":"a","tools":[1],"messages":"other"}`,
+		`{"max_tokens":900,"max_completion_tokens":8,"model":"a","prompt":"same"}`,
+		`{"max_tokens":"many","model":"a","messages":"same"}`,
+		`{"max_tokens":null,"model":"a","input":["same"]}`,
+		`{"max_tokens":9.0,"model":"a","messages":"same"}`,
+		`{"max_tokens":9,"model":"a","messages":"same"}`,
+	}
+	tests := map[string][]int{
+		"":                 {0, 1, 2, 3, 4, 5, 6, 7},
+		batch.OrderLongest: {0, 4, 5, 6, 2, 7, 3, 1}, // no bound that can be read is the longest; 9 and 9 as in the file
+		batch.OrderPrefix:  {3, 4, 6, 7, 1, 5, 2, 0},
+	}
+	for order, want := range tests {
+		var tasks []*task
+		for i, body := range bodies {
+			tasks = append(tasks, &task{line: int64(i), body: []byte(body)})
+		}
+		arrange(order, tasks)
+		var got []int
+		for _, t := range tasks {
+			got = append(got, int(t.line))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("order %q: %v, want %v", order, got, want)
+		}
+	}
+}
+
+func BenchmarkArrange(b *testing.B) {
+	for _, order := range []string{batch.OrderLongest, batch.OrderPrefix} {
+		b.Run(order, func(b *testing.B) {
+			tasks := make([]*task, 8000)
+			for i := range tasks {
+				tasks[i] = &task{body: fmt.Appendf(nil, `{"model":"m","messages":[{"role":"user","content":"%02000d"}],"max_tokens":%d}`, i*7919%8000, i*7919%8000)}
+			}
+			for b.Loop() {
+				arrange(order, slices.Clone(tasks))
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/8000, "µs/line")
+		})
+	}
+}
