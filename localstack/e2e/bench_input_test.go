@@ -18,6 +18,7 @@ type lines struct {
 	prompts   []string
 	maxTokens func(i int) int // 0 leaves the length of the answer to the engine
 	fixed     bool            // answers have exactly maxTokens
+	order     string          // the batch's option; "" for none
 }
 
 // newLines makes lines whose answers all have at most so many tokens; 0 leaves that to the engine.
@@ -77,7 +78,11 @@ func (s *stack) upload(key string, n int, l *lines) int64 {
 		w.Close()
 	}()
 	defer r.Close()
-	obj, err := s.bucket.Upload(s.t.Context(), key, r, storage.PutOptions{})
+	var opt storage.PutOptions
+	if l.order != "" {
+		opt.Metadata = map[string]string{"order": l.order}
+	}
+	obj, err := s.bucket.Upload(s.t.Context(), key, r, opt)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"spool/storage/batch"
 )
 
 // A file of the prefix cache's bench: many long beginnings with a few questions each, of which the engine's cache
@@ -24,9 +26,9 @@ const (
 	prefixCache  = "16M" // 65,536 tokens
 )
 
-// prefix compares a file whose lines with the same beginning stand together with the same lines shuffled, on the real
-// engine: how many prompt tokens its prefix cache knew, and lines/s. Each turn has other texts, which no turn before it
-// left in the cache.
+// prefix compares the two orders of a batch that matter to it, on the real engine and for a file whose lines are
+// shuffled: how many prompt tokens its prefix cache knew, and lines/s. Each turn has other texts, which no turn before
+// it left in the cache.
 func (b *bench) prefix(t *testing.T) {
 	dir := os.Getenv("SPOOL_VLLM_DIR")
 	if dir == "" {
@@ -38,23 +40,21 @@ func (b *bench) prefix(t *testing.T) {
 	p := r.runner(r.engine, "--slots", strconv.Itoa(prefixSlots), "--idle", "2h")
 	defer p.signal(syscall.SIGTERM)
 	shuffled := rand.New(rand.NewPCG(1, 2)).Perm(n)
-	together := make([]int, n)
-	for i := range together {
-		together[i] = i
-	}
 	var speed, hits [2]series
 	for turn := range 2 * rounds {
 		which := turn % 2
-		r.lines = prefixFile(turn, [][]int{shuffled, together}[which])
+		r.lines = prefixFile(turn, shuffled)
+		r.lines.order = []string{batch.OrderFile, batch.OrderPrefix}[which]
 		before := r.engine.prefixCache()
 		speed[which] = append(speed[which], r.spool(fmt.Sprintf("in/prefix/%d.jsonl", turn))/answerTokens)
 		after := r.engine.prefixCache()
 		hits[which] = append(hits[which], (after.hits-before.hits)/(after.queries-before.queries))
 	}
 	const limit = 1 - 1.0/prefixLines
-	b.add("real vLLM, lines shuffled: prompt tokens out of the prefix cache", hits[0].median(), "of 1", limit, "%d beginnings of %d tokens, %d lines each", prefixes, prefixTokens, prefixLines)
-	b.add("real vLLM, the same beginning together: prompt tokens out of the prefix cache", hits[1].median(), "of 1", limit, "the same lines")
-	b.add("real vLLM: lines/s together / shuffled", speed[1].median()/speed[0].median(), "x", 0, "%s and %s", speed[1], speed[0])
+	b.add("real vLLM, order=file: prompt tokens out of the prefix cache", hits[0].median(), "of 1", limit,
+		"%d beginnings of %d tokens with %d lines each, shuffled; the cache holds a third", prefixes, prefixTokens, prefixLines)
+	b.add("real vLLM, order=prefix: prompt tokens out of the prefix cache", hits[1].median(), "of 1", limit, "the same file")
+	b.add("real vLLM: lines/s order=prefix / order=file", speed[1].median()/speed[0].median(), "x", 0, "%s and %s", speed[1], speed[0])
 }
 
 // answerTokens is how long each answer is.

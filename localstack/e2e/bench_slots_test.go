@@ -16,6 +16,7 @@ import (
 
 	"spool/runner/vllm/vllmsim"
 	"spool/storage"
+	"spool/storage/batch"
 )
 
 // simulated is an engine with the heavy-tailed mix, in the test's own process so that it can be looked at for nothing.
@@ -187,8 +188,8 @@ func (s *stack) lengths(key *string) []int {
 	}
 }
 
-// order tries what longest-first would gain: with a model of the engine that is fed without delay, and with files
-// whose lines are sorted before they are dropped, as a runner that knew the lengths could sort what it holds.
+// order is what longest-first gains: with a model of the engine that is fed without delay, and with the option of a
+// batch, in a file whose max_tokens tell the lengths of the answers.
 func (b *bench) order(t *testing.T) {
 	const n, open, scale = 20_000, 8000, 0.04
 	lengths := heavyTail()
@@ -211,16 +212,19 @@ func (b *bench) order(t *testing.T) {
 		long := feed(slices.Concat(slices.Repeat(lengths, 4), o.list), 1) // only the end matters
 		b.add("model, "+o.name+": slots busy over 20,000 lines", short.busy, "of 1", 1, "%.0f s of the engine; at the end of 100,000 lines %.4f", short.seconds, long.busy)
 	}
-	for _, o := range []int{0, 1, 2} {
+	for _, option := range []string{batch.OrderFile, batch.OrderLongest} {
+		like := orders[0].list
+		if option == batch.OrderLongest {
+			like = orders[2].list
+		}
 		p := newParts(t)
 		e := p.simulate(scale)
 		p.runner(e.engine, "--idle", "60s")
-		list := orders[o].list
-		p.upload("in/order.jsonl", n, &lines{prompts: prompts(), maxTokens: func(i int) int { return list[i] }, fixed: true})
+		p.upload("in/order.jsonl", n, &lines{prompts: prompts(), maxTokens: func(i int) int { return lengths[i] }, fixed: true, order: option})
 		p.complete("in/order.jsonl", n)
 		done := e.Counts()
-		b.add("vllmsim, "+orders[o].name+": slots busy over 20,000 lines", done.SlotSeconds/vllmsim.DefaultSlots/done.ActiveSeconds, "of 1",
-			feed(list, 1).busy, "%.0f s of the engine", done.ActiveSeconds/scale)
+		b.add("vllmsim, order="+option+": slots busy over 20,000 lines", done.SlotSeconds/vllmsim.DefaultSlots/done.ActiveSeconds, "of 1",
+			feed(like, 1).busy, "%.0f s of the engine; limit: the model's", done.ActiveSeconds/scale)
 	}
 }
 
