@@ -35,6 +35,10 @@ demo: build ## Run a real file through everything on this machine, and show the 
 demo-monitoring: build ## Watch a batch with Prometheus and Alertmanager (Debian's packages, no containers)
 	@scripts/demo-monitoring.sh
 
+.PHONY: dashboard-pictures
+dashboard-pictures: ## Draw docs/dashboard-*.png from a run of six minutes (needs Chromium, a C compiler, Prometheus)
+	@scripts/dashboard-pictures.sh
+
 .PHONY: demo-vllm
 demo-vllm: build ## The same with real answers: vLLM's CPU build (7 GB, Python) and a small model
 	@scripts/demo-vllm.sh

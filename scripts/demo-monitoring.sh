@@ -82,8 +82,8 @@ inside() {
 		  Grafana        is no package of Debian: monitoring/dashboards/*.json can be imported; docs/MONITORING.md has pictures
 	END
 	if [ $# -gt 0 ]; then
-		"$@"
-	elif [ -t 0 ] && [ -t 1 ]; then
+		exec "$@"
+	elif [ -n "${DEMO_STAY:-}" ]; then
 		env | grep -E '^(AWS_|SPOOL_BUCKET=)' | sed 's/^/export /' >"$data/env"
 		say "All of it stays up, and takes what you submit (\`. $data/env\` in another terminal). End it with Ctrl-C."
 		exec sleep infinity
@@ -105,11 +105,19 @@ for program in prometheus promtool prometheus-alertmanager amtool; do
 	command -v $program >/dev/null || fail "$program is not installed: apt install prometheus prometheus-alertmanager prometheus-pushgateway"
 done
 
+# One at a time: the data is in one folder.
+if other=$(cat "$data/pid" 2>/dev/null) && kill -0 "$other" 2>/dev/null; then
+	fail "another demo runs here, process $other: end it first"
+fi
+
 pids=
 stop() { # ends what was started here, and nothing else
 	trap - EXIT
-	for pid in $pids; do kill "$pid" 2>/dev/null || :; done
-	wait
+	for pid in $pids; do # the last one first: spool local pushes its last metrics
+		kill "$pid" 2>/dev/null || :
+		wait "$pid" || :
+	done
+	rm -f "$data/pid"
 }
 trap stop EXIT
 trap 'exit 130' INT
@@ -119,7 +127,7 @@ trap 'exit 143' TERM HUP
 start() {
 	name=$1 port=$2
 	shift 2
-	# In a session of its own: Ctrl-C is for spool first, which pushes its last metrics.
+	# In a session of its own, which Ctrl-C does not end.
 	setsid "$@" --web.listen-address="127.0.0.1:$port" >"$data/$name.log" 2>&1 &
 	pid=$!
 	pids="$pid $pids"
@@ -136,6 +144,7 @@ port() { if [ -n "${DEMO_PORT:-}" ]; then echo $((DEMO_PORT + $1)); else echo 0;
 
 rm -rf "$data"
 mkdir -p "$data"
+echo $$ >"$data/pid"
 cp monitoring/alerts.yml "$data/"
 printf 'groups: [{name: demo, rules: [{alert: Watchdog, expr: vector(1), labels: {severity: ticket}}]}]\n' >"$data/demo.yml"
 say 'Pushgateway, Alertmanager and Prometheus, with the files of monitoring/; then spool local'
@@ -168,5 +177,9 @@ head -n 1 examples/gsm8k.jsonl | sed 's/"custom_id": "[^"]*"/"custom_id": "too-l
 
 export PUSHGATEWAY_URL="http://$gateway" ALERTMANAGER_URL="http://$alertmanager" PROMETHEUS_URL="http://$address" SPOOL="$spool"
 export PATH="$(dirname "$spool"):$PATH"
+[ ! -t 0 ] || [ ! -t 1 ] || export DEMO_STAY=1
+# In the background, so that signals are heard at once.
 # shellcheck disable=SC2086 # arguments
-"$spool" local --data "$data" ${DEMO_ARGS:---runners 3 --idle 3s --sim-time-scale 0.1} "$@"
+setsid "$spool" local --data "$data" ${DEMO_ARGS:---runners 3 --idle 3s --sim-time-scale 0.1} "$@" &
+pids="$! $pids"
+wait $!

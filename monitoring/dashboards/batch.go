@@ -31,11 +31,11 @@ func batchBatches() []Panel {
 		one(Stat, "Last batch took", seconds, "From the upload to batch.json.", "max by (pool) (spool_last_run_duration_seconds{§P})", "{{pool}}"),
 		one(Stat, "Last success", seconds, "Since a batch of the pool last ended completed.", "time() - max by (pool) (spool_last_success_timestamp_seconds{§P})", "{{pool}}"),
 		one(Stat, "Last end", seconds, "Since a batch of the pool last ended, however.", "time() - max by (pool) (spool_last_completion_timestamp_seconds{§P})", "{{pool}}"),
+		one(Stat, "Plans", count, "Files that were accepted or rejected, in the range.", "sum by (verdict) (max_over_time(spool_watcher_plans_total§T))", "{{verdict}}"),
+		one(Stat, "Bad lines", count, "Bad lines of files that were planned, in the range.", "sum(max_over_time(spool_watcher_bad_lines_total§T))", "bad"),
 		one(Lines, "Lines validated", perSecond, "Lines a second that watchers check; bad ones are counted, too.",
 			"sum(rate(spool_watcher_lines_validated_total§W))", "lines/s"),
 		one(Lines, "Bytes validated", "Bps", "Bytes of input files as stored.", "sum(rate(spool_watcher_validated_bytes_total§W))", "bytes/s"),
-		one(Stat, "Plans", count, "Files that were accepted or rejected, in the range.", "sum by (verdict) (max_over_time(spool_watcher_plans_total§T))", "{{verdict}}"),
-		one(Stat, "Bad lines", count, "Bad lines of files that were planned, in the range.", "sum(max_over_time(spool_watcher_bad_lines_total§T))", "bad"),
 		{Title: "Validation", About: "Time of the first pass over a file.", Unit: seconds, Queries: quantiles("spool_watcher_validation_seconds", "")},
 	}
 }
@@ -47,6 +47,8 @@ func batchRequests() []Panel {
 		one(Lines, "Tokens a second", perSecond, "Cached tokens are a part of the input.", "sum by (type) (rate(spool_tokens_total{§M}§W))", "{{type}}"),
 		one(Stacked, "Error types", perSecond, "The ten most frequent failures of requests, tries that are made again too.",
 			"topk(10, sum by (error_type) (rate(spool_request_errors_total{§M}§W)))", "{{error_type}}"),
+		one(Bars, "Failures", count, "The same in the range: all of them, also the first of its type, which no rate shows.",
+			"topk(10, sum by (error_type) (max_over_time(spool_request_errors_total{§M}§T)))", "{{error_type}}"),
 		{Title: "Latency", About: "Time of requests that got a result.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M")},
 		one(Heat, "Latencies", seconds, "How many requests took how long.", "sum by (le) (rate(spool_request_duration_seconds_bucket{§M}§W))", "{{le}}"),
 		{Title: "Tokens of a result", About: "Half and nearly all of the results have at most so many.", Unit: count, Queries: []Query{

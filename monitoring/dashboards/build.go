@@ -51,6 +51,7 @@ func (b Board) JSON() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build dashboard %s: %w", b.UID, err)
 	}
+	layOut(built.Panels)
 	for i, p := range built.Panels { // Grafana tells panels apart by their numbers
 		id := uint32(i + 1)
 		if p.Panel != nil {
@@ -64,6 +65,41 @@ func (b Board) JSON() ([]byte, error) {
 		return nil, fmt.Errorf("encode dashboard %s: %w", b.UID, err)
 	}
 	return append(text, '\n'), nil
+}
+
+// grid is the width of a dashboard.
+const grid = 24
+
+// layOut puts panels into lines, from left to right. All of a line are as high as the highest of it, and the last is as wide as
+// there is room.
+func layOut(panels []dashboard.PanelOrRowPanel) {
+	var x, y, height uint32
+	var line []*dashboard.GridPos
+	end := func() {
+		for _, g := range line {
+			g.H = height
+		}
+		if len(line) > 0 {
+			line[len(line)-1].W += grid - x
+		}
+		y += height
+		x, height, line = 0, 0, nil
+	}
+	for _, p := range panels {
+		if p.Panel == nil {
+			end()
+			p.RowPanel.GridPos = &dashboard.GridPos{Y: y, W: grid, H: 1}
+			y++
+			continue
+		}
+		g := p.Panel.GridPos
+		if x+g.W > grid {
+			end()
+		}
+		g.X, g.Y = x, y
+		x, height, line = x+g.W, max(height, g.H), append(line, g)
+	}
+	end()
 }
 
 func source() common.DataSourceRef {

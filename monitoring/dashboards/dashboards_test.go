@@ -220,3 +220,39 @@ func TestFilesHaveASourceAndNumbers(t *testing.T) {
 		}
 	}
 }
+
+// TestPanelsFillTheGrid: none lies on another, or beyond the right edge, and there are no holes.
+func TestPanelsFillTheGrid(t *testing.T) {
+	for _, b := range dashboards.All() {
+		text, err := b.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			Panels []struct {
+				Title   string
+				GridPos struct{ X, Y, W, H int }
+			}
+		}
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		taken := map[[2]int]string{}
+		bottom := 0
+		for _, p := range d.Panels {
+			g := p.GridPos
+			for y := g.Y; y < g.Y+g.H; y++ {
+				for x := g.X; x < g.X+g.W; x++ {
+					if other, ok := taken[[2]int{x, y}]; ok || x >= 24 {
+						t.Fatalf("%s: %s at %+v lies on %q, or beyond the edge", b.Title, p.Title, g, other)
+					}
+					taken[[2]int{x, y}] = p.Title
+				}
+			}
+			bottom = max(bottom, g.Y+g.H)
+		}
+		if len(taken) != 24*bottom {
+			t.Errorf("%s: %d of %d squares are empty", b.Title, 24*bottom-len(taken), 24*bottom)
+		}
+	}
+}

@@ -8,8 +8,9 @@ func gpuMonitoring() Board {
 
 func gpuNow() []Panel {
 	return []Panel{
-		one(Stat, "GPUs at work", count, "With a utilisation of 10 % or more.", "count(spool_gpu_utilization_ratio{§R} >= 0.1) or vector(0)", "busy"),
-		one(Stat, "GPUs without work", count, "With a utilisation below 10 %.", "count(spool_gpu_utilization_ratio{§R} < 0.1) or vector(0)", "idle"),
+		{Title: "GPUs", About: "At work are those with a utilisation of 10 % or more.", Unit: count, Kind: Stat, Queries: []Query{
+			q("count(spool_gpu_utilization_ratio{§R} >= 0.1) or vector(0)", "at work"), q("count(spool_gpu_utilization_ratio{§R} < 0.1) or vector(0)", "without work"),
+		}},
 		one(Stat, "Utilisation", ratio, "Mean of all GPUs.", "avg(spool_gpu_utilization_ratio{§R})", "mean").needs(NeedsGPU),
 		one(Stat, "Hottest", "celsius", "Highest temperature of any GPU now.", "max(spool_gpu_temperature_celsius{§R})", "now").needs(NeedsGPU),
 		one(Stat, "Memory", ratio, "Allocated part.", "sum(spool_gpu_memory_used_bytes{§R}) / sum(spool_gpu_memory_total_bytes{§R})", "used").needs(NeedsGPU),
