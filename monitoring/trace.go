@@ -1,12 +1,44 @@
 package monitoring
 
 import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
-// TraceFields are the fields of a log line that belongs to a span, by OpenTelemetry's names; none if there is no span.
-func TraceFields(sc trace.SpanContext) []zap.Field {
+// InTrace gives ctx the place in a trace that fields name, traceparent and tracestate of W3C Trace Context. If they name
+// none, the place of ctx stays.
+func InTrace(ctx context.Context, fields map[string]string) context.Context {
+	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier(fields))
+}
+
+// TraceOf is the opposite of InTrace; nil if ctx is in no trace.
+func TraceOf(ctx context.Context) map[string]string {
+	fields := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, fields)
+	if len(fields) == 0 {
+		return nil
+	}
+	return fields
+}
+
+// EndSpan ends a span, and says of which type the error was if there was one. Its text is for the log.
+func EndSpan(span trace.Span, err error) {
+	if err != nil && span.IsRecording() {
+		span.SetAttributes(attribute.String("error.type", ErrorType(err)))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}
+
+// TraceFields are the fields of a log line that belongs to the span of ctx, by OpenTelemetry's names; none if there is no
+// span.
+func TraceFields(ctx context.Context) []zap.Field {
+	sc := trace.SpanContextFromContext(ctx)
 	if !sc.IsValid() {
 		return nil
 	}

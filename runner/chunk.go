@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 
 	"spool/runner/vllm"
 	"spool/storage/batch"
@@ -23,6 +27,12 @@ type chunk struct {
 	number int // in the batch
 	runner string
 	owner  *shard
+
+	// Of its trace: set before its first line is in the window.
+	span   trace.Span
+	traced bool         // the span is recorded
+	header http.Header  // of requests that have no span
+	failed atomic.Int32 // requests of a chunk that is traced
 
 	mu    sync.Mutex
 	file  *os.File // nil after close
@@ -74,6 +84,7 @@ func (c *chunk) close() error {
 	}
 	err := c.file.Close()
 	c.file, c.tail = nil, nil
+	c.giveUp()
 	c.owner.window.meter.closed(c)
 	c.owner.notes.open.Add(-int64(len(c.refs)))
 	return err

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
 	"spool/runner/gpu"
@@ -94,6 +96,9 @@ type Config struct {
 
 	Log     *zap.Logger           // default none
 	Metrics prometheus.Registerer // default none
+
+	Tracer     trace.Tracer // default one that records nothing
+	TraceEvery int          // the request of one line in so many is traced, beside those that fail or are slow; default 200
 }
 
 // RetryPolicy is how often and when a line is asked again. The zero value is the design's.
@@ -127,8 +132,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("runner: no name")
 	case (len(c.Engines) == 0) == (c.Server == nil):
 		return c, errors.New("runner: engines or a server must be set, and not both")
-	case c.Slots < 0 || c.Window < 0:
-		return c, errors.New("runner: slots and window must not be negative")
+	case c.Slots < 0 || c.Window < 0 || c.TraceEvery < 0:
+		return c, errors.New("runner: slots, window and TraceEvery must not be negative")
 	}
 	c.Slots = cmp.Or(c.Slots, 256)
 	c.Window = cmp.Or(c.Window, c.Slots+(c.Slots+3)/4)
@@ -142,6 +147,10 @@ func (c Config) withDefaults() (Config, error) {
 	c.Retry = c.Retry.withDefaults()
 	if c.Log == nil {
 		c.Log = zap.NewNop()
+	}
+	c.TraceEvery = cmp.Or(c.TraceEvery, 200)
+	if c.Tracer == nil {
+		c.Tracer = noop.Tracer{}
 	}
 	if c.Metrics == nil {
 		c.Metrics = prometheus.NewRegistry()

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"spool/monitoring"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/lease"
@@ -58,6 +59,8 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 	if wait := received.Sub(j.message.Sent); j.message.ReceiveCount == 1 && !j.message.Sent.IsZero() {
 		r.meter.jobWait.WithLabelValues(queueLabel(j.fast)).Observe(max(0, wait.Seconds()))
 	}
+	parent := monitoring.InTrace(working, j.message.Attributes)
+	ctx := r.traceReceive(parent, j, received)
 	held := j.queue.Hold(working, j.message)
 	handOver, give := context.WithCancel(stopping)
 	var wall sync.WaitGroup
@@ -68,7 +71,7 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 		case <-handOver.Done():
 		}
 	})
-	f, err := r.process(working, handOver, j)
+	f, err := r.process(ctx, handOver, j)
 	if err != nil && working.Err() != nil { // there was no time left
 		f, err = handedOver(), nil
 	}
@@ -87,10 +90,11 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 		r.tooMany(false)
 	}
 	if err != nil {
-		r.log.Error("shard failed", append(about(j.message), zap.String("event", "shard_failed"), zap.String("fate", f.name), zap.Error(err))...)
+		r.log.With(monitoring.TraceFields(ctx)...).Error("shard failed", append(about(j.message), zap.String("event", "shard_failed"), zap.String("fate", f.name), zap.Error(err))...)
 	}
 	r.meter.jobs.WithLabelValues(f.name).Inc()
-	r.meter.jobTime.WithLabelValues(f.name).Observe(time.Since(received).Seconds())
+	seen := r.traceProcess(parent, ctx, j, received, f, err)
+	observe(r.meter.jobTime.WithLabelValues(f.name), time.Since(received).Seconds(), seen)
 	brief, cancel := outlive(working, lastTimeout)
 	defer cancel()
 	if err := f.apply(brief, j); err != nil {
@@ -184,7 +188,7 @@ func pick(err error, failed, good fate) fate {
 
 // lead takes the lease of the shard, works under it, and finalises.
 func (r *Runner) lead(ctx, handOver context.Context, j job, plan *batch.Plan, index int) (fate, error) {
-	log := r.log.With(zap.String("batch_id", plan.Batch), zap.Int("shard", index))
+	log := r.log.With(append(monitoring.TraceFields(ctx), zap.String("batch_id", plan.Batch), zap.Int("shard", index))...)
 	leaseCtx, l, err := lease.Acquire(ctx, lease.Config{
 		Bucket: r.cfg.Bucket, Key: batch.LeaseKey(plan.Batch, index), Owner: r.cfg.Name, TTL: r.cfg.LeaseTTL,
 	})
@@ -242,7 +246,9 @@ func (r *Runner) finalize(ctx, handOver context.Context, plan *batch.Plan) (*bat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(handOver, cancel)()
+	begun := time.Now()
 	result, err := r.cfg.Finalizer.Try(ctx, plan)
+	r.traceFinal(ctx, plan, begun, result, err)
 	switch {
 	case err != nil && handOver.Err() != nil:
 		return nil, errHandOver

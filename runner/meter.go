@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"spool/monitoring"
 	"spool/runner/vllm"
@@ -61,6 +62,7 @@ type series struct {
 	output            prometheus.Counter
 	lengthIn          prometheus.Observer
 	lengthOut         prometheus.Observer
+	slow              tail // of requests that are traced
 }
 
 func newMeter(reg prometheus.Registerer, window int) *meter {
@@ -174,12 +176,12 @@ func (m *meter) newSeries(key seriesKey) *series {
 	}
 }
 
-// answered counts what an engine said, good or not.
-func (m *meter) answered(s *series, a vllm.Answer, took time.Duration) {
+// answered counts what an engine said, good or not. seen is the span of the request, if it has one.
+func (m *meter) answered(s *series, a vllm.Answer, took time.Duration, seen trace.SpanContext) {
 	m.answers[a.Outcome].Inc()
 	switch a.Outcome {
 	case vllm.OK:
-		s.duration.Observe(took.Seconds())
+		observe(s.duration, took.Seconds(), seen)
 		s.input.Add(float64(a.Usage.Input))
 		s.cached.Add(float64(a.Usage.Cached))
 		s.output.Add(float64(a.Usage.Output))
@@ -247,7 +249,7 @@ func (m *meter) committed(c *chunk, mine bool, counts batch.Counts) time.Duratio
 		return 0
 	}
 	took := time.Since(began)
-	m.chunkTime.Observe(took.Seconds())
+	observe(m.chunkTime, took.Seconds(), placeOf(c.span))
 	return took
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
+	"go.opentelemetry.io/otel/trace"
 
 	"spool/monitoring"
 	"spool/runner/gpu"
@@ -317,7 +318,7 @@ func BenchmarkMeter(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		m.asked.Add(1)
-		m.answered(s, a, time.Duration(i%1000)*time.Millisecond)
+		m.answered(s, a, time.Duration(i%1000)*time.Millisecond, trace.SpanContext{})
 		m.ended(s, true)
 		m.asked.Add(-1)
 	}

@@ -14,9 +14,11 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"spool/monitoring"
 	"spool/runner/vllm"
 	"spool/storage"
 	"spool/storage/batch"
@@ -261,6 +263,11 @@ func (s *shard) push(ctx context.Context, tasks []*task) error {
 
 // checkModels waits for an engine, and fails with a causeError if one lacks a model of the batch.
 func (s *shard) checkModels(ctx context.Context) error {
+	if !s.window.fleet.ready() {
+		var span trace.Span
+		ctx, span = s.cfg.Tracer.Start(ctx, "wait for engine")
+		defer span.End()
+	}
 	missing, served, err := s.window.fleet.missing(ctx, s.plan.Models)
 	if err != nil || len(missing) == 0 {
 		return err
@@ -274,6 +281,7 @@ func (s *shard) checkModels(ctx context.Context) error {
 // load reads the lines of a chunk and gives those without an answer as tasks. If there is none, the
 // chunk is reported full.
 func (s *shard) load(ctx context.Context, c *chunk) ([]*task, error) {
+	c.begin(ctx)
 	pc := s.planChunk(c.number)
 	lines, err := s.readFrame(ctx, pc)
 	if err != nil {
@@ -336,11 +344,13 @@ func (s *shard) commit(ctx context.Context, c *chunk) error {
 		return fmt.Errorf("commit chunk %d: %w", c.number, err)
 	}
 	took := s.window.meter.committed(c, stored.Mine, info.Counts)
+	c.end(stored.Mine, info)
 	s.stored <- c.number
 	if stored.Mine {
 		s.notes.commit(info, took)
 	}
-	s.log.Info("chunk committed", zap.String("event", "chunk_committed"), zap.Int("chunk", c.number), zap.Bool("mine", stored.Mine),
+	log := s.log.With(monitoring.TraceFields(trace.ContextWithSpan(ctx, c.span))...)
+	log.Info("chunk committed", zap.String("event", "chunk_committed"), zap.Int("chunk", c.number), zap.Bool("mine", stored.Mine),
 		zap.Int64("ok", info.Counts.OK), zap.Int64("err", info.Counts.Err), zap.Int64("bytes", info.Size))
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"spool/runner/vllm"
@@ -38,12 +39,13 @@ type task struct {
 	path     string
 	body     []byte
 	series   *series
-	queued   time.Time // since when the shard is worked on
-	first    time.Time // of the first request
-	attempts int       // that count
-	tries    int       // all
-	strikes  int       // engines that died with it in flight
-	group    int       // with how many it may be in flight while it is under suspicion; 0 if it is not
+	queued   time.Time  // since when the shard is worked on
+	first    time.Time  // of the first request
+	attempts int        // that count
+	tries    int        // all
+	strikes  int        // engines that died with it in flight
+	group    int        // with how many it may be in flight while it is under suspicion; 0 if it is not
+	span     trace.Span // of the request in flight; nil if it has none
 }
 
 type delayed struct {
@@ -134,7 +136,7 @@ func (w *window) serve(ctx context.Context, t *task) {
 			answer.Outcome = vllm.Down
 		}
 		crowd := w.fleet.release(engine, answer.Outcome)
-		w.meter.answered(t.series, answer, took)
+		w.meter.answered(t.series, answer, took, t.traced(answer, took))
 		t.tell(answer, took)
 		if died && t.strike(crowd) {
 			t.tellConvicted()
@@ -161,7 +163,7 @@ func (w *window) ask(t *task, engine ticket) (vllm.Answer, time.Duration) {
 	defer w.meter.asked.Add(-1)
 	answer := engine.Do(ctx, vllm.Request{
 		Path: t.path, Body: t.body,
-		ID: batch.RequestID(t.chunk.batch, t.line) + "-" + strconv.Itoa(t.tries),
+		ID: batch.RequestID(t.chunk.batch, t.line) + "-" + strconv.Itoa(t.tries), Header: t.trace(),
 	})
 	return answer, time.Since(start)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"spool/monitoring"
 	"spool/storage"
 	"spool/storage/batch"
 )
@@ -24,7 +25,7 @@ func (w *Watcher) newBadLines() *badLines { return &badLines{dir: w.cfg.TempDir}
 // there first: then that one counts, and what this one staged goes.
 func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generation int) (err error) {
 	ctx, span := w.startBatch(ctx, up, id)
-	defer func() { endSpan(span, err) }()
+	defer func() { monitoring.EndSpan(span, err) }()
 	if err := w.putOpen(ctx, up, id); err != nil {
 		return err
 	}
@@ -39,7 +40,7 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 		return err
 	}
 	plan := w.plan(up, st, id, generation)
-	plan.Trace = traceFields(ctx)
+	plan.Trace = monitoring.TraceOf(ctx)
 	mine, err := w.putPlan(ctx, plan)
 	if err != nil {
 		return err // whose plan it is is not known, so the folder stays
@@ -74,7 +75,7 @@ func (w *Watcher) plan(up *upload, st *staged, id string, generation int) *batch
 	p := &batch.Plan{
 		V: batch.Version, Batch: id, Input: input, Rerun: up.opt.rerun, Generation: generation,
 		Verdict: st.verdict, Errors: st.errors,
-		Pool: up.opt.pool, OnInvalid: up.opt.onInvalid, Window: short(up.opt.window),
+		Pool: up.opt.pool, OnInvalid: up.opt.onInvalid, Order: up.opt.order, Window: short(up.opt.window),
 		CreatedAt: max(up.Date.Unix(), up.LastModified.Unix()), ExpiresAt: up.LastModified.Add(up.opt.window).Unix(),
 		Metadata: up.opt.metadata, Endpoint: st.endpoint, Models: st.models,
 		Lines: st.lines, Bad: st.bad, Shards: st.shards, Watcher: w.cfg.Name,

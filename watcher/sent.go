@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"spool/monitoring"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/queue"
@@ -87,7 +88,7 @@ func (p *pool) send(ctx context.Context, s *survey, shards []int) (won bool, err
 	if err == nil {
 		err = q.Send(sending, messages)
 	}
-	endSpan(span, err)
+	monitoring.EndSpan(span, err)
 	if err == nil {
 		p.w.metrics.sent.WithLabelValues(p.name).Add(float64(len(shards)))
 		return true, nil
@@ -122,7 +123,7 @@ func unsent(shards []int, err error) []int {
 
 // messages are children of the span of ctx.
 func (p *pool) messages(ctx context.Context, s *survey, shards []int) ([]queue.Outgoing, error) {
-	attributes := traceFields(ctx)
+	attributes := monitoring.TraceOf(ctx)
 	list := make([]queue.Outgoing, 0, len(shards))
 	for _, n := range shards {
 		body, err := json.Marshal(batch.Message{

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"spool/monitoring"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/batch/jsonl"
@@ -123,7 +124,7 @@ func (v *validation) run(ctx context.Context, id string, st *staged) error {
 // passes reads the file as often as it takes to know all its bad lines.
 func (v *validation) passes(ctx context.Context) (problem *jsonl.Problem, err error) {
 	ctx, span := v.w.cfg.Tracer.Start(ctx, "validate")
-	defer func() { endSpan(span, err) }()
+	defer func() { monitoring.EndSpan(span, err) }()
 	problem, err = v.firstPass(ctx)
 	if problem != nil || err != nil {
 		return problem, err
@@ -138,7 +139,7 @@ func (v *validation) passes(ctx context.Context) (problem *jsonl.Problem, err er
 // one the bad lines only, in another folder, so that the pieces can go at once.
 func (v *validation) store(ctx context.Context, id string, st *staged) (err error) {
 	ctx, span := v.w.cfg.Tracer.Start(ctx, "stage")
-	defer func() { endSpan(span, err) }()
+	defer func() { monitoring.EndSpan(span, err) }()
 	if st.verdict == batch.Accepted {
 		shards, err := v.stager.finish()
 		if err != nil {

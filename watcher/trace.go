@@ -6,7 +6,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
@@ -19,26 +18,10 @@ import (
 // A span that lasted as long as the batch would be lost with the process that began it, and its children would hang in
 // the air.
 
-// inTrace gives ctx the place in a trace that fields name, as W3C Trace Context has them; if they name none, that of ctx
-// stays.
-func inTrace(ctx context.Context, fields map[string]string) context.Context {
-	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier(fields))
-}
-
-// traceFields is the opposite; nil if there is no trace.
-func traceFields(ctx context.Context) map[string]string {
-	fields := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, fields)
-	if len(fields) == 0 {
-		return nil
-	}
-	return fields
-}
-
 // startBatch begins the span of the planning of an upload: below that of the upload's metadata, else of the process's
 // environment, else as the first of a trace.
 func (w *Watcher) startBatch(ctx context.Context, up *upload, id string) (context.Context, trace.Span) {
-	return w.cfg.Tracer.Start(inTrace(ctx, up.Metadata), "batch", trace.WithAttributes(
+	return w.cfg.Tracer.Start(monitoring.InTrace(ctx, up.Metadata), "batch", trace.WithAttributes(
 		attribute.String("spool.batch.id", id), attribute.String("aws.s3.bucket", w.cfg.BucketName), attribute.String("aws.s3.key", up.Key)))
 }
 
@@ -56,26 +39,16 @@ func describePlan(span trace.Span, plan *batch.Plan, mine bool) {
 // startSend begins the span of one call that sends messages, which are its children.
 func (p *pool) startSend(ctx context.Context, plan *batch.Plan, messages int) (context.Context, trace.Span) {
 	name := p.queueName(plan)
-	return p.w.cfg.Tracer.Start(inTrace(ctx, plan.Trace), "send "+name, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+	return p.w.cfg.Tracer.Start(monitoring.InTrace(ctx, plan.Trace), "send "+name, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 		attribute.String("messaging.system", "aws_sqs"), attribute.String("messaging.operation.type", "send"),
 		attribute.String("messaging.operation.name", "send"), attribute.String("messaging.destination.name", name),
 		attribute.Int("messaging.batch.message_count", messages), attribute.String("spool.batch.id", plan.Batch)))
 }
 
-// endSpan ends a span, and says if it failed. The text of the error is in the log.
-func endSpan(span trace.Span, err error) {
-	if err != nil && span.IsRecording() {
-		span.SetAttributes(attribute.String("error.type", monitoring.ErrorType(err)))
-		span.SetStatus(codes.Error, "")
-	}
-	span.End()
-}
-
 // about says in a log line to which batch and trace it belongs.
 func about(ctx context.Context, plan *batch.Plan, fields ...zap.Field) []zap.Field {
 	fields = append(fields, zap.String("batch_id", plan.Batch), zap.String("key", plan.Input.Key))
-	sc := trace.SpanContextFromContext(inTrace(ctx, plan.Trace))
-	return append(fields, monitoring.TraceFields(sc)...)
+	return append(fields, monitoring.TraceFields(monitoring.InTrace(ctx, plan.Trace))...)
 }
 
 // traceFinal records that a batch was finalised. That it was too early for it is not worth a span.
@@ -83,11 +56,11 @@ func (w *Watcher) traceFinal(ctx context.Context, plan *batch.Plan, begun time.T
 	if result == nil && err == nil {
 		return
 	}
-	_, span := w.cfg.Tracer.Start(inTrace(ctx, plan.Trace), "finalise", trace.WithTimestamp(begun))
+	_, span := w.cfg.Tracer.Start(monitoring.InTrace(ctx, plan.Trace), "finalise", trace.WithTimestamp(begun))
 	span.SetAttributes(attribute.String("spool.batch.id", plan.Batch))
 	if result != nil {
 		span.SetAttributes(attribute.String("spool.batch.outcome", result.Outcome),
 			attribute.Int64("spool.batch.completed", result.Completed), attribute.Int64("spool.batch.failed", result.Failed))
 	}
-	endSpan(span, err)
+	monitoring.EndSpan(span, err)
 }
