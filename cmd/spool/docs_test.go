@@ -5,7 +5,9 @@ package main
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +26,7 @@ func TestDocsAreThoseOfTheCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := generated(t, string(text), "exit codes", exitTable())
+	want = generated(t, want, "variables", variableTable((&program{}).app()))
 	want = generated(t, want, "commands", commandDocs((&program{}).app()))
 	if *update {
 		if err := os.WriteFile(docsPath, []byte(want), 0o644); err != nil {
@@ -53,6 +56,32 @@ func exitTable() string {
 	s.WriteString("| exit | meaning |\n| --- | --- |\n")
 	for code, meaning := range exitMeanings() {
 		fmt.Fprintf(&s, "| %d | %s |\n", code, meaning)
+	}
+	return s.String()
+}
+
+// variableTable lists the variables that are not named after their flag.
+func variableTable(app *cli.App) string {
+	flags, commands := map[string]string{}, map[string][]string{}
+	for _, c := range app.Commands {
+		for _, f := range c.Flags {
+			for _, name := range f.(cli.DocGenerationFlag).GetEnvVars() {
+				if !c.Hidden && !strings.HasPrefix(name, "SPOOL_") {
+					flags[name] = f.Names()[0]
+					commands[name] = append(commands[name], "`"+c.Name+"`")
+				}
+			}
+		}
+	}
+	all := len(commands["LOG_LEVEL"])
+	var s strings.Builder
+	s.WriteString("| variable | flag | of |\n| --- | --- | --- |\n")
+	for _, name := range slices.Sorted(maps.Keys(flags)) {
+		of := strings.Join(commands[name], ", ")
+		if len(commands[name]) == all {
+			of = "all"
+		}
+		fmt.Fprintf(&s, "| `%s` | `--%s` | %s |\n", name, flags[name], of)
 	}
 	return s.String()
 }

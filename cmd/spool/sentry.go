@@ -18,9 +18,9 @@ import (
 func sentryFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "sentry-dsn", Category: logGroup, EnvVars: []string{"SENTRY_DSN"},
-			Usage: "`DSN` of a project at Sentry, which is told what fails (default: SENTRY_DSN, else none)"},
+			Usage: "`DSN` of a project at Sentry, which is told what fails, see docs/SENTRY.md (default: SENTRY_DSN, else none)"},
 		&cli.Float64Flag{Name: "sentry-sample-rate", Category: logGroup, Value: 1, EnvVars: []string{"SENTRY_SAMPLE_RATE"},
-			Usage: "`PART` of the events that is sent to Sentry, from 0, which is none, to 1"},
+			Usage: "`PART` of the events that is sent to Sentry, 0 to 1; also by SENTRY_SAMPLE_RATE"},
 	}
 }
 

@@ -17,8 +17,9 @@ import (
 	"spool/storage/batch"
 )
 
-// closeTelemetry is left at the exit to each of the two that may hang, logs and metrics: 10 s in all.
-const closeTelemetry = 5 * time.Second
+// closeTelemetry is left at the exit to what may hang: first to metrics, then, since the end is logged, to logs and Sentry. With
+// two seconds for all else it is the 10 s that telemetry may cost.
+const closeTelemetry = 4 * time.Second
 
 // serviceLog is the logger of a watcher or a runner: to standard output, and into the bucket. Close it at the end, last
 // of all.
@@ -82,7 +83,7 @@ func (s logSink) LogDir(ctx context.Context, id string) (string, error) {
 }
 
 func environmentFlag() cli.Flag {
-	return &cli.StringFlag{Name: "environment", Category: logGroup, EnvVars: []string{"ENVIRONMENT"}, Usage: "`NAME` of where this is, in the log: production"}
+	return &cli.StringFlag{Name: "environment", Category: logGroup, EnvVars: []string{"ENVIRONMENT"}, Usage: "`NAME` of where this is, in the log and at Sentry: production"}
 }
 
 // secrets are what this process knows and no log may hold.

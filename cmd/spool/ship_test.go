@@ -89,7 +89,7 @@ func (deaf) Put(ctx context.Context, _ string, _ []byte, _ storage.PutOptions) (
 	return storage.Object{}, ctx.Err()
 }
 
-func TestServiceWhoseBucketHangsEndsInFiveSeconds(t *testing.T) {
+func TestServiceWhoseBucketHangsEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logging time.Duration
 		_, closing := serve(t, deaf{memstore.New(memstore.Options{})}, func(log *zap.Logger) {

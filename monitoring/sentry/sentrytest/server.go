@@ -82,6 +82,9 @@ func NewUnstarted(t testing.TB, url string) *Server {
 	return &Server{t: t, url: url, status: http.StatusOK}
 }
 
+// URL is where the Server listens.
+func (s *Server) URL() string { return s.url }
+
 // DSN is the address, as Sentry writes it.
 func (s *Server) DSN() string {
 	return strings.Replace(s.url, "://", "://"+Key+"@", 1) + "/" + Project
