@@ -10,16 +10,30 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // compose is what the tests look at of compose.yaml.
 type compose struct {
+	Name     string
 	Services map[string]struct {
-		Image          string
-		Ports, Volumes []string
-		Healthcheck    struct{ Test []string }
+		Image, Restart, User    string
+		Command, Ports, Volumes []string
+		SecurityOpt             []string `yaml:"security_opt"`
+		CapDrop                 []string `yaml:"cap_drop"`
+		Environment             map[string]string
+		DependsOn               map[string]struct{ Condition string } `yaml:"depends_on"`
+		Healthcheck             struct {
+			Test              []string
+			Interval, Timeout time.Duration
+			StartPeriod       time.Duration `yaml:"start_period"`
+			Retries           int
+			Others            map[string]any `yaml:",inline"`
+		}
+		Others map[string]any `yaml:",inline"`
 	}
 	Volumes map[string]any
+	Others  map[string]any `yaml:",inline"`
 }
 
 func readCompose(t *testing.T) compose {
@@ -40,6 +54,33 @@ func TestDockerComposePassesTheFile(t *testing.T) {
 		t.Skipf("docker compose is not installed: %v", err) // and nothing that CI runs installs it
 	}
 	tool(t, "docker", "compose", "-f", "compose.yaml", "config", "--quiet")
+}
+
+// TestComposeHasNoWrongWords: docker compose refuses a file with a word that it does not know, and no test here starts one.
+func TestComposeHasNoWrongWords(t *testing.T) {
+	c := readCompose(t)
+	for key := range c.Others {
+		if !strings.HasPrefix(key, "x-") {
+			t.Errorf("the file has the unknown word %s", key)
+		}
+	}
+	for name, s := range c.Services {
+		if len(s.Others) > 0 || len(s.Healthcheck.Others) > 0 {
+			t.Errorf("%s has the unknown words %v %v", name, s.Others, s.Healthcheck.Others)
+		}
+		h := s.Healthcheck
+		if len(h.Test) < 2 || h.Test[0] != "CMD" || h.Interval <= h.Timeout || h.Timeout <= 0 || h.Retries < 1 {
+			t.Errorf("%s: health check %+v", name, h)
+		}
+		for other, d := range s.DependsOn {
+			if _, ok := c.Services[other]; !ok || d.Condition != "service_healthy" {
+				t.Errorf("%s waits for %s to be %q", name, other, d.Condition)
+			}
+		}
+		if s.Restart != "unless-stopped" || !slices.Equal(s.SecurityOpt, []string{"no-new-privileges:true"}) {
+			t.Errorf("%s: restart %q, security_opt %v", name, s.Restart, s.SecurityOpt)
+		}
+	}
 }
 
 func TestComposeIsPinnedLocalAndWatched(t *testing.T) {
