@@ -44,6 +44,7 @@ func TestBench(t *testing.T) {
 	t.Run("Slots", b.slots)
 	t.Run("Order", b.order)
 	t.Run("Fleet", b.fleet)
+	t.Run("Sinks", b.sinks)
 	t.Run("VLLM", b.vllm)
 	t.Run("Prefix", b.prefix)
 }
