@@ -277,7 +277,7 @@ func TestStatusTellsProgressAndWhatIsWaitedFor(t *testing.T) {
 		}
 		w.putLease(id, 0, lease.Held)
 		w.work(w.plan(id), 0)
-		w.putJSON(batch.RunnerKey(id, "dead"), batch.Runner{V: 1, Open: 500})
+		w.putJSON(batch.RunnerKey(id, "dead"), batch.Runner{V: 1, OK: 2000, Open: 500})
 		sleep(10 * time.Second)
 		w.scan(wa)
 		if got := status(); got.Counts.Completed != 0 {

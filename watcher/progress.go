@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,15 +21,12 @@ const readsAtOnce = 8
 
 // progress is how far a batch is, from objects that never change and are read once.
 type progress struct {
-	chunks  map[int]batch.Counts // stored ones
-	shards  map[int]bool         // whose chunks are all in it
-	open    int64                // lines with a result in chunks that are not stored, as runners say
+	chunks  map[int]batch.Counts     // stored ones
+	shards  map[int]bool             // whose chunks are all in it
+	begun   map[int]bool             // shards that anybody ever held, and that are not done
+	gone    map[string]*batch.Runner // the last records of runners, by key
+	said    records
 	samples []sample
-}
-
-type sample struct {
-	at    time.Time
-	lines int64
 }
 
 func (p *progress) counts() batch.Counts {
@@ -52,21 +50,8 @@ func (p *progress) requests(plan *batch.Plan) batch.RequestCounts {
 // twice, and one that failed counts as completed until its chunk is stored.
 func (p *progress) ahead(plan *batch.Plan) int64 {
 	c := p.counts()
-	return max(0, min(p.open, plan.Requests()-c.OK-c.Err))
-}
-
-// eta is the time left at the rate of the last samples; nil while none is known.
-func (p *progress) eta(plan *batch.Plan) *int64 {
-	if len(p.samples) < 2 {
-		return nil
-	}
-	first, last := p.samples[0], p.samples[len(p.samples)-1]
-	lines, seconds := last.lines-first.lines, last.at.Sub(first.at).Seconds()
-	if lines <= 0 || seconds <= 0 {
-		return nil
-	}
-	left := int64(float64(plan.Requests()-last.lines) / (float64(lines) / seconds))
-	return &left
+	since := max(0, c.OK+c.Err-p.said.stored) // stored since the records were written, where these lines are open still
+	return max(0, min(p.said.open-since, plan.Requests()-c.OK-c.Err))
 }
 
 // measure reads what was stored since the last time: done objects of shards, and the metadata of chunks of
@@ -74,7 +59,7 @@ func (p *progress) eta(plan *batch.Plan) *int64 {
 func (w *Watcher) measure(ctx context.Context, o *open, s *survey) error {
 	p := &o.progress
 	if p.chunks == nil {
-		p.chunks, p.shards = map[int]batch.Counts{}, map[int]bool{}
+		p.chunks, p.shards, p.gone = map[int]batch.Counts{}, map[int]bool{}, map[string]*batch.Runner{}
 	}
 	m := measurement{w: w, plan: o.plan, chunks: p.chunks}
 	group, gctx := errgroup.WithContext(ctx)
@@ -93,38 +78,48 @@ func (w *Watcher) measure(ctx context.Context, o *open, s *survey) error {
 		return err
 	}
 	maps.Copy(p.shards, s.done)
-	var err error
-	if p.open, err = w.openLines(ctx, s); err != nil {
+	p.begun = map[int]bool{}
+	for n := range s.leases {
+		p.begun[n] = !s.done[n]
+	}
+	said, err := w.records(ctx, p, s)
+	if err != nil {
 		return err
 	}
-	c := p.counts()
-	p.samples = append(p.samples, sample{time.Now(), c.OK + c.Err + p.ahead(o.plan)})
-	p.samples = p.samples[max(0, len(p.samples)-samplesKept):]
+	p.sample(time.Now(), o.plan, said)
 	return nil
 }
 
-// openLines sums up what runners say of chunks that they have not stored yet, so that people see a batch
-// of one large chunk move. A record that was not renewed is that of a runner that died.
-func (w *Watcher) openLines(ctx context.Context, s *survey) (lines int64, err error) {
+// records sums up what runners say, so that people see a batch of one large chunk move. A record that was not renewed is that
+// of a runner that died, or has left.
+func (w *Watcher) records(ctx context.Context, p *progress, s *survey) (said records, err error) {
 	if len(s.leases) == 0 {
-		return 0, nil
+		return said, nil
 	}
 	for obj, err := range w.cfg.Bucket.List(ctx, batch.RunnersPrefix(s.plan.Batch), "") {
 		if err != nil {
-			return 0, err
+			return said, err
 		}
-		if s.clock().Sub(obj.LastModified) > recordFresh {
+		alive := s.clock().Sub(obj.LastModified) <= recordFresh
+		if r := p.gone[obj.Key]; r != nil && !alive {
+			said.add(r, false)
 			continue
 		}
 		r, err := readJSON[batch.Runner](ctx, w.cfg.Bucket, obj.Key)
 		if err != nil {
-			return 0, err
+			return said, err
 		}
 		if r != nil {
-			lines += r.Open
+			said.add(r, alive)
+			p.gone[obj.Key] = brief(r)
 		}
 	}
-	return lines, nil
+	return said, nil
+}
+
+// brief keeps what is asked of a record whose runner has left.
+func brief(r *batch.Runner) *batch.Runner {
+	return &batch.Runner{OK: r.OK, Err: r.Err, Open: r.Open, Resumed: r.Resumed, Phases: slices.Clone(r.Phases)}
 }
 
 // recordFresh is how old a runner record may be that counts: runners renew theirs every 30 s.

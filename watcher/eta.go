@@ -1,0 +1,104 @@
+package watcher
+
+import (
+	"slices"
+	"time"
+
+	"spool/storage/batch"
+)
+
+// records are what the records of runners say together. They are up to 30 s old.
+type records struct {
+	stored   int64   // lines of chunks that the runners stored
+	open     int64   // lines with a result in other chunks
+	workers  int     // runners that ask engines
+	answered int64   // lines that engines answered, whoever died since
+	work     float64 // seconds in which the runners asked for these
+}
+
+// add takes a record. Of a runner that died nothing is open.
+func (r *records) add(rec *batch.Runner, alive bool) {
+	r.stored += rec.OK + rec.Err
+	r.answered += rec.OK + rec.Err + rec.Open - rec.Resumed
+	for _, p := range rec.Phases {
+		if p.Name == batch.PhaseGenerate {
+			r.work += p.Seconds
+		}
+	}
+	if !alive {
+		return
+	}
+	r.open += rec.Open
+	if rec.Requests > 0 && rec.EndedAt == 0 {
+		r.workers++
+	}
+}
+
+// sample is how far a batch was at some time.
+type sample struct {
+	at    time.Time
+	lines int64
+	said  records
+}
+
+// sample notes how far the batch is.
+func (p *progress) sample(now time.Time, plan *batch.Plan, said records) {
+	p.said = said
+	c := p.counts()
+	p.samples = append(p.samples, sample{now, c.OK + c.Err + p.ahead(plan), said})
+	p.samples = p.samples[max(0, len(p.samples)-samplesKept):]
+}
+
+// eta is the time left at the rate of the last samples; nil while none is known. Of runners whose records are there the rate
+// is that of one at work, so that neither those that come nor the time in which models are loaded make it wrong.
+func (p *progress) eta(plan *batch.Plan) *int64 {
+	if len(p.samples) < 2 {
+		return nil
+	}
+	first, last := p.samples[0], p.samples[len(p.samples)-1]
+	lines, seconds := last.lines-first.lines, last.at.Sub(first.at).Seconds()
+	left := float64(plan.Requests() - last.lines)
+	if work := last.said.work - first.said.work; work > 0 && last.said.workers > 0 {
+		lines, seconds = last.said.answered-first.said.answered, work
+		left = p.longest(plan, last.said.workers)
+	}
+	if lines <= 0 || seconds <= 0 {
+		return nil
+	}
+	eta := int64(left / (float64(lines) / seconds))
+	return &eta
+}
+
+// longest is how many lines the worker has yet to answer that will end last. A shard is never shared, so that some workers
+// have nothing left to do while others end theirs.
+func (p *progress) longest(plan *batch.Plan, workers int) float64 {
+	var begun, waiting []float64 // lines left of each shard
+	sum, chunk := 0.0, 0
+	for n, shard := range plan.Shards {
+		left := 0.0
+		for _, c := range shard.Chunks {
+			if _, stored := p.chunks[chunk]; !stored && !p.shards[n] {
+				left += float64(c.Requests())
+			}
+			chunk++
+		}
+		if p.begun[n] {
+			begun = append(begun, left)
+			sum += left
+		} else if left > 0 {
+			waiting = append(waiting, left)
+		}
+	}
+	if sum > 0 { // nobody knows whose lines have a result already
+		for i := range begun {
+			begun[i] *= 1 - min(1, float64(p.ahead(plan))/sum)
+		}
+	}
+	slices.Sort(begun)
+	slices.Reverse(begun)
+	loads := make([]float64, workers)
+	for _, left := range slices.Concat(begun, waiting) {
+		loads[slices.Index(loads, slices.Min(loads))] += left
+	}
+	return slices.Max(loads)
+}
