@@ -32,7 +32,7 @@ func gpuGPUs() []Panel {
 		one(Lines, "Power of each", "watt", "Mean over the interval.", "rate(spool_gpu_energy_joules_total{§R}§W)", "{{instance}} {{gpu}}"),
 		one(Lines, "Energy a thousand tokens", "joule", "Of output tokens, over all runners.",
 			`1000 * sum(rate(spool_gpu_energy_joules_total{§R}§W)) / sum(rate(spool_tokens_total{type="output", §R}§W))`, "J/1k tokens"),
-		one(Stacked, "Clock throttling", ratio, "Part of the time with lower clocks than possible; sw_power_cap alone is usual under load.",
+		one(Lines, "Clock throttling", ratio, "Part of the time with lower clocks than possible; sw_power_cap alone is usual under load.",
 			"sum by (instance, gpu, reason) (rate(spool_gpu_clock_throttle_seconds_total{§R}§W))", "{{instance}} {{gpu}} {{reason}}"),
 		one(Table, "XID errors", count, "By number, in the range.", "sum by (instance, gpu, xid) (max_over_time(spool_gpu_xid_errors_total{§R}§T))", ""),
 		one(Table, "ECC errors", count, "Of memory, in the range.", "sum by (instance, gpu, type) (max_over_time(spool_gpu_ecc_errors_total{§R}§T))", ""),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"image"
 	"image/color"
+	imagedraw "image/draw"
 	"image/png"
 	"net/http"
 	"net/url"
@@ -31,6 +32,7 @@ var (
 	folder  = flag.String("pictures", "", "into `DIR`")
 	minutes = flag.Int("minutes", 6, "of the last so many")
 	until   = flag.String("until", "", "before `TIME`, RFC 3339; default: now")
+	report  = flag.String("report", "", "draw the report of a batch, `FILE`, in three widths")
 )
 
 // server is the address of a real Prometheus.
@@ -94,21 +96,57 @@ func TestPictures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := filepath.Join(*folder, strings.Replace(b.UID, "spool-", "dashboard-", 1)+".png")
-		shoot(t, page, height, name)
+		save(t, shoot(t, page, picture.Width, height), strings.Replace(b.UID, "spool-", "dashboard-", 1))
 	}
 }
 
+// TestPicturesOfAReport makes those of docs/, if it is asked to.
+func TestPicturesOfAReport(t *testing.T) {
+	if *report == "" {
+		t.Skip("-report and -pictures are not given")
+	}
+	body, err := os.ReadFile(*report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// of gives the page with some sections only; those of a phone are dark.
+	of := func(width, height int, sections string) image.Image {
+		page := string(body)
+		if sections != "" {
+			page += "<style>header, main > *:not(" + sections + ") { display: none } main { padding-top: 1rem }</style>"
+		}
+		if width >= 500 {
+			return shoot(t, page, width, height)
+		}
+		return shoot(t, page, width, height, "--blink-settings=preferredColorScheme=0")
+	}
+	save(t, of(1280, 710, ""), "report-verdict")
+	save(t, cutEmpty(of(768, 1600, "#phases, #throughput")), "report-phases")
+	const width, height, space = 390, 1000, 20
+	phone := image.NewRGBA(image.Rect(0, 0, 3*width+2*space, height))
+	imagedraw.Draw(phone, phone.Bounds(), image.White, image.Point{}, imagedraw.Src)
+	for i, sections := range []string{"", "#latency, #gpu", "#tokens, #errors"} {
+		imagedraw.Draw(phone, image.Rect(i*(width+space), 0, i*(width+space)+width, height), of(width, height, sections), image.Point{}, imagedraw.Src)
+	}
+	save(t, phone, "report-phone")
+}
+
 // shoot takes the picture of a page.
-func shoot(t *testing.T, page string, height int, name string) {
+func shoot(t *testing.T, page string, width, height int, flags ...string) image.Image {
 	t.Helper()
 	dir := t.TempDir()
 	file, shot := filepath.Join(dir, "page.html"), filepath.Join(dir, "page.png")
 	if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-		fmt.Sprintf("--window-size=%d,%d", picture.Width, height), "--screenshot="+shot, "file://"+file)
+	// A window has at least 500 px, so that narrow pages are shown in a frame.
+	frame := filepath.Join(dir, "frame.html")
+	text := fmt.Sprintf(`<body style="margin:0"><iframe src="page.html" style="border:0;width:%dpx;height:%dpx" scrolling="no"></iframe>`, width, height)
+	if err := os.WriteFile(frame, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "chromium", append(flags, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+		fmt.Sprintf("--window-size=%d,%d", max(500, width), height), "--screenshot="+shot, "file://"+frame)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("chromium: %v\n%s", err, out)
 	}
@@ -120,14 +158,42 @@ func shoot(t *testing.T, page string, height int, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var small bytes.Buffer
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, reduce(img)); err != nil {
+	return img.(interface {
+		SubImage(image.Rectangle) image.Image
+	}).SubImage(image.Rect(0, 0, width, height)) // of all that png decodes
+}
+
+// cutEmpty leaves out the lower part that has one color.
+func cutEmpty(img image.Image) image.Image {
+	b := img.Bounds()
+	empty := func(y int) bool {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			if img.At(x, y) != img.At(b.Min.X, b.Max.Y-1) {
+				return false
+			}
+		}
+		return true
+	}
+	for b.Max.Y > 1 && empty(b.Max.Y-2) {
+		b.Max.Y--
+	}
+	return img.(interface {
+		SubImage(image.Rectangle) image.Image
+	}).SubImage(b)
+}
+
+// save writes a picture to the folder.
+func save(t *testing.T, img image.Image, name string) {
+	t.Helper()
+	var body bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&body, reduce(img)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(name, small.Bytes(), 0o644); err != nil {
+	path := filepath.Join(*folder, name+".png")
+	if err := os.WriteFile(path, body.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s: %d x %d, %d KB", name, picture.Width, height, small.Len()/1000)
+	t.Logf("%s: %v, %d KB", path, img.Bounds().Size(), body.Len()/1000)
 }
 
 // reduce keeps the 256 colors that are there most often, which is a third of the size.
