@@ -34,7 +34,7 @@ func (p *program) runCommand() *cli.Command {
 			"something to ask: the model of --model, or of the pool's engine in --config.\n\n" +
 			"Examples:\n   spool run --bucket my-bucket --engine-url http://127.0.0.1:8000\n" +
 			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
-		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags(""), sentryFlags()), configFlag(), pushgatewayFlag("none"), prometheusFlag(), environmentFlag(),
+		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags(""), sentryFlags()), configFlag(), pushgatewayFlag("none"), prometheusFlag(), environmentFlag(), traceEveryFlag(),
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
@@ -49,7 +49,7 @@ func (p *program) run(c *cli.Context) (err error) {
 	if _, err := exactArgs(c, 0, 0); err != nil {
 		return err
 	}
-	if err := positive(c, "slots", "idle", "lease-ttl"); err != nil {
+	if err := positive(c, "slots", "idle", "lease-ttl", "trace-every"); err != nil {
 		return err
 	}
 	name := instanceName("r")
@@ -60,10 +60,14 @@ func (p *program) run(c *cli.Context) (err error) {
 	}
 	defer closeLog()
 	defer func() { err = logged(log, elsewhere(err)) }()
+	about := service{component: "runner", job: monitoring.RunnerJob, name: name, reg: reg, log: log}
+	tracer, stopTracing := startTracing(c, about)
+	defer stopTracing()
 	cfg, err := p.runnerConfig(c, name, reg, log)
 	if err != nil {
 		return err
 	}
+	cfg.Tracer, cfg.TraceEvery = tracer, c.Int("trace-every")
 	gpus := watchGPUs(log)
 	defer gpus.Close()
 	cfg.GPUs = gpus
@@ -71,12 +75,12 @@ func (p *program) run(c *cli.Context) (err error) {
 	if err != nil {
 		return failf(exitUsage, "", "%w", err)
 	}
-	stop, err := p.pushMetrics(c, service{component: "runner", job: monitoring.RunnerJob, name: name, reg: reg, log: log})
+	stop, err := p.pushMetrics(c, about)
 	if err != nil {
 		return err
 	}
-	defer stop()
-	return r.Run(c.Context)
+	defer together(stop, stopTracing)
+	return r.Run(inTrace(c.Context, os.Getenv))
 }
 
 // elsewhere gives advice where another runner may do better.

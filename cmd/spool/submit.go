@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -161,6 +162,7 @@ func (p *program) newSubmission(c *cli.Context) (s *submission, bucket string, c
 	if s.meta, err = submitMetadata(c); err != nil {
 		return nil, "", nil, err
 	}
+	passTrace(s.meta, os.Getenv)
 	cleanup = func() {}
 	if file == "-" {
 		s.in, cleanup, err = stdinInput(p.stdin)

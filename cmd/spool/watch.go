@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"spool/monitoring"
@@ -57,20 +58,24 @@ func (p *program) watch(c *cli.Context) (err error) {
 	}
 	defer closeLog()
 	defer func() { err = logged(log, err) }()
-	w, err := p.newWatcher(c, watchOptions{name: name, log: log, reg: reg})
+	about := service{component: "watcher", job: monitoring.WatcherJob, name: name, reg: reg, log: log}
+	tracer, stopTracing := startTracing(c, about)
+	defer stopTracing()
+	w, err := p.newWatcher(c, watchOptions{name: name, log: log, reg: reg, tracer: tracer})
 	if err != nil {
 		return err
 	}
-	stop, err := p.pushMetrics(c, service{component: "watcher", job: monitoring.WatcherJob, name: name, reg: reg, log: log})
+	stop, err := p.pushMetrics(c, about)
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer together(stop, stopTracing)
+	ctx := inTrace(c.Context, os.Getenv)
 	log.Info("watcher starts", zap.String("event", "watcher_started"), zap.String("version", version()), zap.String("bucket", c.String("bucket")))
 	if c.Bool("once") {
-		return w.Scan(c.Context)
+		return w.Scan(ctx)
 	}
-	return w.Run(c.Context)
+	return w.Run(ctx)
 }
 
 // finishPatience is left to a runner whose manifest stands, so that a large output is not read and
@@ -82,6 +87,8 @@ type watchOptions struct {
 	name string
 	log  *zap.Logger
 	reg  prometheus.Registerer
+
+	tracer trace.Tracer
 }
 
 func (p *program) newWatcher(c *cli.Context, opt watchOptions) (*watcher.Watcher, error) {
@@ -125,7 +132,7 @@ func (p *program) newWatcher(c *cli.Context, opt watchOptions) (*watcher.Watcher
 		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: opt.name, Patience: finishPatience, Render: renderer(opt.log)}),
 		Pools:     cfg.watched(), Name: opt.name,
 		QueueAhead: c.Int("queue-ahead"), ScanEvery: c.Duration("scan-every"), IgnoreBefore: before,
-		AllowWeakStore: c.Bool("allow-weak-store"), Log: opt.log, Registerer: opt.reg,
+		AllowWeakStore: c.Bool("allow-weak-store"), Log: opt.log, Registerer: opt.reg, Tracer: opt.tracer,
 	})
 	if err != nil {
 		return nil, failf(exitUsage, "", "%w", err)
