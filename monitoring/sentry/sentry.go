@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -120,6 +121,9 @@ func (r *Reporter) Track(f monitoring.Failure) {
 	defer r.mu.Unlock()
 	k := key{f.Batch, f.Stage, f.ErrorType}
 	h := r.held[k]
+	if h == nil && len(r.held) >= maxKeys { // what has been told makes room
+		maps.DeleteFunc(r.held, func(_ key, h *failures) bool { return h.count == 0 })
+	}
 	if r.closed || h == nil && len(r.held) >= maxKeys {
 		r.failures.Inc()
 		return
@@ -250,6 +254,9 @@ func (r *Reporter) putBack(k key, h failures) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	since := r.held[k]
+	if since == nil { // it made room
+		since = &failures{}
+	}
 	h.count, h.requests = h.count+since.count, append(h.requests, since.requests...)
 	h.requests = h.requests[:min(len(h.requests), maxRequests)]
 	if since.count > 0 {

@@ -177,6 +177,27 @@ func TestEventsComeWhenTheBatchEnds(t *testing.T) {
 	})
 }
 
+// A watcher sees many batches: those that have been told make room for others.
+func TestManyBatchesFitWhoseFailuresAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		_, server, log := reporter(t, func(c *sentry.Config) { c.Registerer = reg })
+		const n = 1000
+		for i := range n {
+			id := fmt.Sprintf("b%026d", i)
+			lines(log, id, "http_400", 1)
+			log.Info("batch ended", zap.String("event", "batch_ended"), zap.String("batch_id", id))
+			synctest.Wait()
+		}
+		if got := len(server.Counts()); got != n {
+			t.Errorf("%d batches told, want %d", got, n)
+		}
+		if err := testutil.GatherAndCompare(reg, strings.NewReader(sent("sentry", 0)), "spool_telemetry_failures_total"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A failure that goes on for a day makes few events, whose counts are all there is.
 func TestFailureThatGoesOnIsToldEverMoreRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
