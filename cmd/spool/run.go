@@ -34,7 +34,8 @@ func (p *program) runCommand() *cli.Command {
 			"something to ask: the model of --model, or of the pool's engine in --config.\n\n" +
 			"Examples:\n   spool run --bucket my-bucket --engine-url http://127.0.0.1:8000\n" +
 			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
-		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags(""), sentryFlags()), configFlag(), pushgatewayFlag("none"), prometheusFlag(), environmentFlag(), traceEveryFlag(),
+		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags(""), sentryFlags()), configFlag(), pushgatewayFlag("none"), prometheusFlag(), environmentFlag(),
+			traceEveryFlag(),
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},

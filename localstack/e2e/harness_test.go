@@ -64,6 +64,7 @@ type stack struct {
 	dir     string
 	s3, sqs string   // endpoints
 	env     []string // of processes that find both
+	more    []string // of all processes, if set before they are started
 	bucket  storage.Bucket
 	queues  *queue.Client
 	names   int
@@ -90,7 +91,7 @@ func emptyStack(t *testing.T) *stack {
 // local starts `spool local` on ports that are free, and takes the endpoints from what it says.
 func (s *stack) local(args ...string) *process {
 	s.t.Helper()
-	s.env = os.Environ()
+	s.env = append(os.Environ(), s.more...)
 	p := s.start("local", append([]string{"local", "--data", filepath.Join(s.dir, "data"), "--port-base", "0"}, args...)...)
 	var said []byte
 	s.until("spool local is up", func() bool {
@@ -110,7 +111,7 @@ func (s *stack) local(args ...string) *process {
 func (s *stack) at(s3, sqs string) {
 	s.t.Helper()
 	s.s3, s.sqs = s3, sqs
-	s.env = append(os.Environ(), "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
+	s.env = append(append(os.Environ(), s.more...), "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
 		"AWS_ENDPOINT_URL="+s3, "AWS_ENDPOINT_URL_S3="+s3, "AWS_ENDPOINT_URL_SQS="+sqs, "SPOOL_BUCKET=spool")
 	bucket, err := s3store.New(s.t.Context(), s3store.Config{Bucket: "spool", Region: "us-east-1", Endpoint: s3})
 	if err != nil {

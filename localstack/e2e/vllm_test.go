@@ -63,9 +63,16 @@ type owned struct {
 
 func startOwned(t *testing.T, model, args string) *owned {
 	t.Helper()
-	dir := vllmDir(t)
+	vllmDir(t)
 	t.Parallel()
-	o := &owned{stack: emptyStack(t)}
+	return own(emptyStack(t), model, args)
+}
+
+// own is startOwned on a stack on which nothing runs yet.
+func own(s *stack, model, args string) *owned {
+	s.t.Helper()
+	dir := vllmDir(s.t)
+	o := &owned{stack: s}
 	config := o.write("spool.yaml", fmt.Sprintf(vllmPools, args))
 	o.local = o.stack.local("--config", config, "--model", filepath.Join(dir, model), "--vllm", filepath.Join(dir, "venv", "bin", "vllm"),
 		"--slots", strconv.Itoa(vllmSlots), "--idle", "24h")
@@ -115,6 +122,7 @@ type logged struct {
 	InFlight int       `json:"in_flight"`
 	Version  string    `json:"version"`
 	Error    string    `json:"error"`
+	Message  string    `json:"message"`
 }
 
 // events reads those of one name from the log of the runner; none before there is a runner.
