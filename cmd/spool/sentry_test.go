@@ -40,6 +40,20 @@ func TestServiceTellsSentryWhatFails(t *testing.T) {
 	}
 }
 
+func TestWatcherTellsSentryWhatFails(t *testing.T) {
+	server := sentrytest.New(t)
+	t.Setenv("SENTRY_DSN", server.DSN())
+	w := newWorld(t)
+	w.gone = true
+	_, _, code := w.spool("watch", "--once", "--bucket", bucketName, "--region", "us-east-1")
+	if diff := cmp.Diff(map[string]int64{" ended_with_error store_not_found": 1}, server.Counts()); code != exitUnfit || diff != "" {
+		t.Fatalf("exit %d; %s", code, diff)
+	}
+	if e := server.Events()[0]; e.Tags["component"] != "watcher" || !strings.HasPrefix(e.Tags["watcher_id"], "w-") || e.Tags["pool"] != "" {
+		t.Errorf("tags %v", e.Tags)
+	}
+}
+
 // tracked is what becomes of the options of a logger, and what is registered for it.
 func tracked(t *testing.T, args ...string) (monitoring.Options, int) {
 	t.Helper()
