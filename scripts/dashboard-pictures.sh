@@ -1,7 +1,7 @@
 #!/bin/sh
 # Draws docs/dashboard-*.png: what each panel of the dashboards asks, answered by the Prometheus of scripts/demo-monitoring.sh in
-# the middle of a run of six minutes. Its engines are spool's stand-in for vLLM, and its GPUs a stand-in for NVIDIA's library;
-# the pictures say so. Needs a C compiler and Chromium, besides what the demo needs.
+# the middle of a run; and docs/report-*.png of one of its batches. Its engines are spool's stand-in for vLLM, and its GPUs a
+# stand-in for NVIDIA's library; the pictures say so. Needs a C compiler and Chromium, besides what the demo needs.
 set -eu
 
 data=.spool/demo-monitoring
@@ -15,7 +15,7 @@ if [ "${1:-}" != inside ]; then
 	cc -shared -fPIC -o "$tools/libnvidia-ml.so.1" monitoring/dashboards/picture/testdata/nvml.c -lm
 	printf '#!/bin/sh\nexec "%s" vllmsim --load-time 15s -- "$@"\n' "$tools/spool" >"$tools/vllm"
 	chmod +x "$tools/vllm"
-	SPOOL=$tools/spool LD_LIBRARY_PATH=$tools DEMO_COPIES=6 \
+	SPOOL=$tools/spool LD_LIBRARY_PATH=$tools DEMO_COPIES=1 \
 		DEMO_ARGS="--model stand-in --vllm $tools/vllm --runners 3 --slots 64 --idle 20s" scripts/demo-monitoring.sh "$0" inside
 	exit
 fi
@@ -30,5 +30,8 @@ for n in 1 2 3; do
 	spool submit "$data/part-$n.jsonl" "in/evals/part-$n.jsonl"
 done
 echo 'not JSON' | spool submit --no-check - in/evals/refused.jsonl
-sleep "${PICTURES_AFTER:-230}"
-go test ./monitoring/dashboards/picture -count 1 -run TestPictures -prometheus "$PROMETHEUS_URL" -pictures "$PWD/docs"
+sleep 230
+go test ./monitoring/dashboards/picture -count 1 -v -run 'TestPictures$' -prometheus "$PROMETHEUS_URL" -pictures "$PWD/docs"
+spool wait in/evals/part-1.jsonl in/evals/part-2.jsonl in/evals/part-3.jsonl || [ $? = 3 ] # some lines failed
+spool results in/evals/part-3.jsonl -o "$data/part-3" >/dev/null || [ $? = 3 ]
+go test ./monitoring/dashboards/picture -count 1 -v -run TestPicturesOfAReport -report "$PWD/$data/part-3/report.html" -pictures "$PWD/docs"

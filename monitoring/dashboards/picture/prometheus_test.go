@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"html"
 	"image"
 	"image/color"
 	imagedraw "image/draw"
@@ -96,8 +97,29 @@ func TestPictures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		wantData(t, b, page)
 		save(t, shoot(t, page, picture.Width, height), strings.Replace(b.UID, "spool-", "dashboard-", 1))
 	}
+}
+
+// wantData has every panel show something, but for those that are empty as long as nothing is wrong, or that tell of a part which
+// vllmsim does not have.
+func wantData(t *testing.T, b dashboards.Board, page string) {
+	t.Helper()
+	shown, empty := 0, 0
+	for _, row := range b.Rows {
+		for _, p := range row.Panels {
+			switch {
+			case !strings.Contains(page, "<h3>"+html.EscapeString(p.Title)+`</h3><p class="none">`):
+				shown++
+			case p.Needs == dashboards.NeedsTrouble || p.Needs == dashboards.NeedsCache:
+				empty++
+			default:
+				t.Errorf("%s: %s has no data", b.Title, p.Title)
+			}
+		}
+	}
+	t.Logf("%s: %d panels have data, %d have none and need none", b.Title, shown, empty)
 }
 
 // TestPicturesOfAReport makes those of docs/, if it is asked to.
