@@ -75,6 +75,15 @@ bench: ## Print what spool costs against what it could, and write bin/bench.json
 microbench: ## Run Go's benchmarks that match BENCH (all)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG)
 
+.PHONY: profile
+profile: ## Profile the runner with 4,097 requests in flight and the watcher: bin/profile/*.pprof, and the top of each
+	@mkdir -p bin/profile
+	SPOOL_BENCH_PROFILE=$(CURDIR)/bin/profile $(GO) test -timeout 0 -count 1 -run '^TestProfile$$' -v ./localstack/e2e
+	@for name in run watch; do \
+		$(GO) tool pprof -top -nodecount 15 bin/profile/$$name.cpu.pprof && \
+		$(GO) tool pprof -top -nodecount 15 -sample_index alloc_space bin/profile/$$name.allocs.pprof || exit 1; \
+	done
+
 .PHONY: soak
 soak: ## Repeat the tests of crashes, kills and races SOAK times (10) under the race detector
 	$(GO) test -race -count $(SOAK) -timeout 0 -run '(?i)crash|kill|race|zombie|dies|lost' $(PKG)

@@ -23,6 +23,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	defer profile(os.Args)()
 	context.AfterFunc(ctx, stop)
 	p := &program{
 		stdin:    os.Stdin,

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"spool/localstack"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/finalize"
@@ -330,4 +331,45 @@ func socketClient(url string, idle int) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		MaxIdleConns: idle, MaxIdleConnsPerHost: idle, IdleConnTimeout: 3 * time.Second, DisableCompression: true, DialContext: dial,
 	}}
+}
+
+// TestProfile records where the runner, with 4,097 requests in flight, and the watcher, while it validates and stages 160 MB,
+// spend their time and what they allocate, each from its start to its end, in the folder that SPOOL_BENCH_PROFILE names.
+//
+//	make profile
+func TestProfile(t *testing.T) {
+	dir := os.Getenv("SPOOL_BENCH_PROFILE")
+	if dir == "" {
+		t.Skip("takes a minute: make profile")
+	}
+	plain := spool
+	t.Cleanup(func() { spool = plain })
+	spool = filepath.Join(t.TempDir(), "spool")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "profile", "-o", spool, "spool/cmd/spool").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	const n = 300_000
+	t.Run("Runner", func(t *testing.T) {
+		slots := strconv.Itoa(windows[len(windows)-1].slots)
+		p := newParts(t)
+		e := p.quiet("--time-scale", "0", "--slots", slots)
+		p.env = append(p.env, "SPOOL_PROFILE="+dir)
+		p.runner(e, "--idle", "10m", "--slots", slots)
+		p.upload("in/profile.jsonl", n, newLines(12))
+		p.complete("in/profile.jsonl", n)
+	})
+	t.Run("Watcher", func(t *testing.T) {
+		s := emptyStack(t)
+		stack, err := localstack.Start(t.Context(), localstack.Config{Dir: filepath.Join(s.dir, "data"), Exe: spool}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stack.Close() })
+		s.at(stack.Endpoints.S3, stack.Endpoints.SQS)
+		s.env = append(s.env, "SPOOL_PROFILE="+dir)
+		s.start("watch", "watch", "--create-queues", "--scan-every", "5s")
+		s.ready()
+		s.upload("in/profile.jsonl", n, newLines(12))
+		s.within(10*time.Minute, "the file is planned", func() bool { return s.planned("in/profile.jsonl") != "" })
+	})
 }
