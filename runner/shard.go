@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -357,12 +356,15 @@ func (s *shard) commit(ctx context.Context, c *chunk) error {
 
 // storeSmall makes the chunk object in memory.
 func (s *shard) storeSmall(ctx context.Context, c *chunk) (storage.Stored, batch.ChunkInfo, error) {
-	buf := bytes.NewBuffer(make([]byte, 0, c.bytes()))
+	buf := s.window.buffer(c.bytes())
 	info, err := c.write(buf)
 	if err != nil {
 		return storage.Stored{}, info, err
 	}
 	stored, err := storage.PutOnce(ctx, s.cfg.Bucket, c.key(), buf.Bytes(), chunkOptions(info))
+	if err == nil {
+		s.window.buffers.Put(buf)
+	}
 	return stored, info, err
 }
 

@@ -161,7 +161,11 @@ func errorText(body []byte) (message, param string) {
 
 // retryAfter reads the header in seconds; dates are not used by inference servers.
 func retryAfter(h http.Header) time.Duration {
-	n, err := strconv.Atoi(h.Get("Retry-After"))
+	text := h.Get("Retry-After")
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {
 		return 0
 	}

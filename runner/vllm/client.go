@@ -34,6 +34,7 @@ type Client struct {
 	name   string
 	apiKey string
 	http   *http.Transport
+	blank  http.Request // what requests are copied from
 }
 
 // NewClient makes a client of origin: http://host:port or https://host, where a trailing /v1 is taken
@@ -54,7 +55,10 @@ func NewClient(origin string, opt Options) (*Client, error) {
 		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		Proxy:               http.ProxyFromEnvironment,
 	}
-	c := &Client{name: u.Redacted(), apiKey: opt.APIKey, http: t}
+	c := &Client{
+		name: u.Redacted(), apiKey: opt.APIKey, http: t,
+		blank: http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1},
+	}
 	switch u.Scheme {
 	case "unix":
 		if u.Host != "" || u.Path == "" {
@@ -125,9 +129,8 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 func (c *Client) newRequest(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
 	u := c.base
 	u.Path += path
-	req := (&http.Request{
-		Method: method, URL: &u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header, 4),
-	}).WithContext(ctx)
+	req := c.blank.WithContext(ctx)
+	req.Method, req.URL, req.Host, req.Header = method, &u, u.Host, make(http.Header, 4)
 	if body != nil {
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		req.ContentLength = int64(len(body))
