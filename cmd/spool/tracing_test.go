@@ -1,9 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/urfave/cli/v2"
 )
 
 func TestTracesWanted(t *testing.T) {
@@ -50,5 +55,30 @@ func TestUploadsCarryTheTraceOfTheEnvironment(t *testing.T) {
 		if diff := cmp.Diff(c.want, c.meta); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// docs/TRACING.md names every variable that is read here, and the flag with its default.
+func TestVariablesOfTracingAreDocumented(t *testing.T) {
+	source, err := os.ReadFile("tracing.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../docs/TRACING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`"(OTEL_[A-Z_]+|TRACE[A-Z]+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(names) < 8 {
+		t.Fatalf("found %d variables in the source: %v", len(names), names)
+	}
+	for _, name := range names {
+		if !strings.Contains(string(text), "`"+name[1]) {
+			t.Errorf("docs/TRACING.md does not name %s", name[1])
+		}
+	}
+	flag := traceEveryFlag().(*cli.IntFlag)
+	if want := fmt.Sprintf("`%s` (%d)", envName(flag.Name), flag.Value); !strings.Contains(string(text), want) {
+		t.Errorf("docs/TRACING.md does not say %s", want)
 	}
 }
