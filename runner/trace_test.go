@@ -219,6 +219,28 @@ func TestWithoutATracerTheTraceIsPassedOn(t *testing.T) {
 	}
 }
 
+// A shard that finds no engine has a span of its waiting, below its receive; the next, whose engine is up, has none.
+func TestWaitingForAnEngineIsASpan(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		const late = 7 * time.Second
+		e.down = func() bool { return time.Since(e.begun) < late }
+		w.batch(60, 10) // three shards
+		spans, tracer := recording()
+		cfg := w.defaults(e)
+		cfg.Tracer, cfg.Pool = tracer, "p"
+		if err := w.run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		waits, receives := named(spans, "wait for engine"), named(spans, "receive spool-p")
+		if len(waits) != 1 || len(receives) != 3 {
+			t.Fatalf("%d spans of waiting and %d of receives, want 1 and 3", len(waits), len(receives))
+		}
+		if waits[0].Parent().SpanID() != receives[0].SpanContext().SpanID() || waits[0].EndTime().Before(e.begun.Add(late)) {
+			t.Errorf("it waited until %v below %v, want until the engine is up, below the first receive", waits[0].EndTime(), waits[0].Parent())
+		}
+	})
+}
+
 // Tracing that is off costs a request nothing.
 func TestTracingThatIsOffAllocatesNothing(t *testing.T) {
 	c := &chunk{owner: &shard{cfg: &Config{TraceEvery: 1}}}

@@ -1,8 +1,10 @@
 package tracing_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -196,5 +198,23 @@ func TestACollectorThatRefusesAndRecovers(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"trace_failing", "trace_recovered"}, events); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+// What the SDK cannot make of the variables is in the log, not on standard error, and the rest works.
+func TestAVariableThatIsNotUnderstood(t *testing.T) {
+	var got otlptest.Collector
+	serve(t, &got)
+	t.Setenv("OTEL_TRACES_SAMPLER", "coin")
+	core, log := observer.New(zap.InfoLevel)
+	p := start(t, tracing.Config{Log: zap.New(core)})
+	_, span := p.Tracer("test").Start(t.Context(), "span")
+	span.End()
+	p.Close()
+	if lines := log.FilterField(zap.String("event", "trace_problem")).All(); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()["error"]), "coin") {
+		t.Errorf("log %v, want one line about the sampler", lines)
+	}
+	if spans := got.Spans(); len(spans) != 1 {
+		t.Errorf("%d spans, want 1", len(spans))
 	}
 }
