@@ -52,8 +52,8 @@ func batchRequests() []Panel {
 		{Title: "Latency", About: "Time of requests that got a result.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M")},
 		one(Heat, "Latencies", seconds, "How many requests took how long.", "sum by (le) (rate(spool_request_duration_seconds_bucket{§M}§W))", "{{le}}"),
 		{Title: "Tokens of a result", About: "Half and nearly all of the results have at most so many.", Unit: count, Queries: []Query{
-			q("histogram_quantile(0.5, sum by (type, le) (rate(spool_request_tokens_bucket{§M}§W)))", "{{type}} p50"),
-			q("histogram_quantile(0.95, sum by (type, le) (rate(spool_request_tokens_bucket{§M}§W)))", "{{type}} p95"),
+			q(quantile("0.5", "type", "spool_request_tokens", "§M"), "{{type}} p50"),
+			q(quantile("0.95", "type", "spool_request_tokens", "§M"), "{{type}} p95"),
 		}},
 		{Title: "Window", About: "Requests at the engines, and how many there may be.", Unit: count, Queries: []Query{
 			q("sum(spool_requests_in_flight{§R})", "in flight"), q("sum(spool_window_size{§R})", "window"),

@@ -23,7 +23,7 @@ func healthProcesses() []Panel {
 func healthStore() []Panel {
 	return []Panel{
 		one(Lines, "Store calls", seconds, "95 % take at most so long, with retries.",
-			"histogram_quantile(0.95, sum by (operation, le) (rate(spool_storage_operation_duration_seconds_bucket§W)))", "{{operation}}"),
+			quantile("0.95", "operation", "spool_storage_operation_duration_seconds", ""), "{{operation}}"),
 		one(Lines, "Store calls a second", perSecond, "They cost money: each is a request of the store, or more.",
 			"sum by (operation) (rate(spool_storage_operation_duration_seconds_count§W))", "{{operation}}"),
 		one(Stacked, "Store errors", perSecond, "After their retries.", "sum by (operation, error_type) (rate(spool_storage_errors_total§W))", "{{operation}} {{error_type}}").needs(NeedsTrouble),
