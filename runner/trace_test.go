@@ -36,7 +36,7 @@ func recording() (*tracetest.SpanRecorder, trace.Tracer) {
 func attributesOf(s sdk.ReadOnlySpan) map[string]string {
 	out := map[string]string{}
 	for _, kv := range s.Attributes() {
-		out[string(kv.Key)] = kv.Value.Emit()
+		out[string(kv.Key)] = kv.Value.String()
 	}
 	return out
 }
