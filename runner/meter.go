@@ -48,8 +48,8 @@ type meter struct {
 }
 
 // maxModels bounds the values of the label model; further ones are "other". An engine without a list of models would
-// take any name that a user thinks of.
-const maxModels = 32
+// take any name that a user thinks of, and each is about 50 series of the 800 that a runner may push.
+const maxModels = 6
 
 type seriesKey struct{ model, operation string }
 
@@ -104,9 +104,7 @@ func (m *meter) begin() {
 			vec.WithLabelValues(v)
 		}
 	}
-	for _, state := range []string{"done", "handed_over", "failed"} {
-		m.jobTime.WithLabelValues(state)
-	}
+	m.jobTime.WithLabelValues("done") // few end otherwise, and each is 20 series
 	for _, queue := range []string{queueFast, queuePool} {
 		m.jobWait.WithLabelValues(queue)
 		for _, outcome := range []string{"message", "empty", "failed"} {

@@ -122,12 +122,15 @@ func (r *Runner) observe() {
 		"spool_engine_load_duration_seconds", "spool_engine_tokens_total", "spool_engine_preemptions_total",
 		"spool_engine_prefix_cache_tokens_total", "spool_engine_sequences", "spool_engine_kv_cache_usage_ratio")
 	if r.cfg.GPUs != nil {
-		set.Collect(func(emit monitoring.Emit) { collectGPUs(emit, r.cfg.GPUs.Samples()) },
-			"spool_gpu_utilization_ratio", "spool_gpu_memory_used_bytes", "spool_gpu_memory_total_bytes",
-			"spool_gpu_memory_used_max_bytes", "spool_gpu_temperature_celsius", "spool_gpu_temperature_max_celsius",
-			"spool_gpu_energy_joules_total", "spool_gpu_clock_throttle_seconds_total", "spool_gpu_xid_errors_total",
-			"spool_gpu_ecc_errors_total", "spool_runner_idle_gpu_seconds_total")
+		set.Collect(func(emit monitoring.Emit) { collectGPUs(emit, r.cfg.GPUs.Samples()) }, gpuMetrics()...)
 	}
+}
+
+func gpuMetrics() []string {
+	return []string{"spool_gpu_utilization_ratio", "spool_gpu_memory_used_bytes", "spool_gpu_memory_total_bytes",
+		"spool_gpu_memory_used_max_bytes", "spool_gpu_temperature_celsius", "spool_gpu_temperature_max_celsius",
+		"spool_gpu_energy_joules_total", "spool_gpu_clock_throttle_seconds_total", "spool_gpu_xid_errors_total",
+		"spool_gpu_ecc_errors_total", "spool_runner_idle_gpu_seconds_total"}
 }
 
 func (r *Runner) collectInfo(emit monitoring.Emit) {
