@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -190,7 +191,7 @@ func (s *shard) writeSegments(ctx context.Context) error {
 }
 
 func (s *shard) writeSegment(ctx context.Context, taken []unsavedRefs, size int64) error {
-	buf := s.window.buffer(size)
+	buf := bytes.NewBuffer(make([]byte, 0, size))
 	rw, err := batch.NewRecordWriter(buf, batch.RecordHeader{
 		Kind: "segment", Batch: s.plan.Batch, Shard: s.index, Chunk: -1, Runner: s.cfg.Name,
 	})
@@ -215,7 +216,6 @@ func (s *shard) writeSegment(ctx context.Context, taken []unsavedRefs, size int6
 	if err != nil {
 		return fmt.Errorf("write segment: %w", err)
 	}
-	s.window.buffers.Put(buf)
 	for _, t := range taken {
 		t.markSaved(len(t.refs))
 	}

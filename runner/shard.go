@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -356,15 +357,12 @@ func (s *shard) commit(ctx context.Context, c *chunk) error {
 
 // storeSmall makes the chunk object in memory.
 func (s *shard) storeSmall(ctx context.Context, c *chunk) (storage.Stored, batch.ChunkInfo, error) {
-	buf := s.window.buffer(c.bytes())
+	buf := bytes.NewBuffer(make([]byte, 0, c.bytes()))
 	info, err := c.write(buf)
 	if err != nil {
 		return storage.Stored{}, info, err
 	}
 	stored, err := storage.PutOnce(ctx, s.cfg.Bucket, c.key(), buf.Bytes(), chunkOptions(info))
-	if err == nil {
-		s.window.buffers.Put(buf)
-	}
 	return stored, info, err
 }
 

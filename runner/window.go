@@ -1,13 +1,11 @@
 package runner
 
 import (
-	"bytes"
 	"container/heap"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -29,8 +27,6 @@ type window struct {
 	fast, main chan *task // each holds up to size lines, so that a shard's end leaves time to get the next
 	again      chan *task
 	later      chan delayed
-
-	buffers sync.Pool // of *bytes.Buffer; see buffer
 }
 
 // task is one line on its way to the engine. Like http.Request it carries its context: that of the shard,
@@ -63,18 +59,6 @@ func newWindow(cfg Config, f *fleet, m *meter) *window {
 		fast: make(chan *task, cfg.Window), main: make(chan *task, cfg.Window),
 		again: make(chan *task), later: make(chan delayed),
 	}
-}
-
-// buffer gives an empty buffer for an object of so many bytes. Chunks and segments are the largest that shards allocate. Put
-// it into buffers when the object stands, not before: who gave up on a write does not know whether it is still on its way.
-func (w *window) buffer(size int64) *bytes.Buffer {
-	buf, ok := w.buffers.Get().(*bytes.Buffer)
-	if !ok {
-		buf = new(bytes.Buffer)
-	}
-	buf.Reset()
-	buf.Grow(int(size))
-	return buf
 }
 
 // run works until ctx ends.
