@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -210,14 +211,22 @@ func TestRetryAfterThatIsADateIsIgnored(t *testing.T) {
 	}
 }
 
+// BenchmarkScanBody reads an answer of some 600 bytes, and one of 300 tokens with five log probabilities each.
 func BenchmarkScanBody(b *testing.B) {
-	body := []byte(`{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"` +
-		string(slices.Repeat([]byte("word "), 300)) + `"},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}`)
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := scanBody(body); err != nil {
-			b.Fatal(err)
-		}
+	logprob := `{"token":"word","logprob":-0.1234,"bytes":[119,111,114,100]}`
+	token := `{"token":"word","logprob":-0.1234,"bytes":[119,111,114,100],"top_logprobs":[` + strings.Repeat(logprob+",", 4) + logprob + `]}`
+	for _, kind := range [][2]string{{"plain", "null"}, {"logprobs", `{"content":[` + strings.Repeat(token+",", 299) + token + `]}`}} {
+		b.Run(kind[0], func(b *testing.B) {
+			body := []byte(`{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"` +
+				strings.Repeat("word ", 30) + `","refusal":null,"annotations":null,"audio":null,"function_call":null,"tool_calls":[],"reasoning":null},"logprobs":` + kind[1] +
+				`,"finish_reason":"stop","stop_reason":null,"token_ids":null}],"service_tier":null,"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}`)
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := scanBody(body); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -45,7 +45,7 @@ type Timing struct {
 // readTiming reads the member metrics (vllm/entrypoints/generate/base/protocol.py, PerRequestMetrics).
 func (f *facts) readTiming(dec *jsontext.Decoder) error {
 	if dec.PeekKind() != '{' {
-		return dec.SkipValue()
+		return skip(dec)
 	}
 	t := &Timing{-1, -1, -1, -1}
 	f.timing = t
@@ -60,7 +60,7 @@ func (f *facts) readTiming(dec *jsontext.Decoder) error {
 		case `"mean_itl_ms"`:
 			return readMillis(dec, &t.InterToken)
 		}
-		return dec.SkipValue()
+		return skip(dec)
 	})
 }
 
