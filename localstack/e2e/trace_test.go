@@ -251,6 +251,40 @@ func (s *stack) wantLogged(key, id string, root, receive, chunk otlptest.Span) {
 	}
 }
 
+// TestAKilledRunnerLeavesItsTrace: what hangs below a job that was cut off by kill -9 is not lost, and who goes on with the
+// job does so in the same trace.
+func TestAKilledRunnerLeavesItsTrace(t *testing.T) {
+	t.Parallel()
+	s := emptyStack(t)
+	c := s.trace()
+	s.local("--runners", "0")
+	s.put(s.write("killed.jsonl", requests("killed", 3, 100)...), "in/killed.jsonl", nil)
+	run := func(e *engine) *process { return s.runner(e, "--lease-ttl", "10s", "--idle", "1h") }
+	slow := s.engine("--time-scale", "1000")
+	first := run(slow)
+	receive, send := c.named("receive spool-default-fast"), c.named("send spool-default-fast")
+	s.until("the engine is asked", func() bool { return slow.count("asked") == 3 })
+	first.kill()
+	run(s.engine("--time-scale", "0"))
+	done := s.wait("in/killed.jsonl", 1)[0]
+	if done.RequestCounts.Completed != 3 {
+		t.Fatalf("batch %+v", done.RequestCounts)
+	}
+	process, chunk := c.named("process spool-default-fast"), c.named("chunk") // of the second runner: the first ended neither
+	again := c.span("the message was received again", func(s otlptest.Span) bool { return s.Name == receive.Name && s.ID != receive.ID })
+	for _, s := range []otlptest.Span{receive, again, process} {
+		wantBelow(t, s, send)
+	}
+	wantBelow(t, chunk, again)
+	wantHas(t, receive, map[string]string{"spool.message.receive_count": "1"})
+	wantHas(t, again, map[string]string{"spool.message.receive_count": "2"})
+	for _, s := range c.Spans() {
+		if s.Trace != send.Trace {
+			t.Errorf("%s is in trace %s, want all in %s", s.Name, s.Trace, send.Trace)
+		}
+	}
+}
+
 func wantBelow(t *testing.T, child, parent otlptest.Span) {
 	t.Helper()
 	if child.Trace != parent.Trace || child.Parent != parent.ID {
