@@ -5,7 +5,7 @@
 #
 #   scripts/demo-monitoring.sh [CMD ARGS...]    runs CMD in the end, with PROMETHEUS_URL set, in place of staying up
 #
-#   DEMO_PORT     the Pushgateway's port; Prometheus is on the next, Alertmanager on the one after. Default: any that are free
+#   DEMO_PORT     the Pushgateway's port; Alertmanager is on the next, Prometheus on the one after. Default: any that are free
 #   DEMO_COPIES   how often the 200 questions are asked; default: 6
 #   DEMO_ARGS     further arguments of spool local; default: those for half a minute
 set -eu
@@ -152,7 +152,7 @@ say 'Pushgateway, Alertmanager and Prometheus, with the files of monitoring/; th
 set -- "$0" inside "$@"
 if command -v prometheus-pushgateway >/dev/null; then
 	start pushgateway "$(port 0)" prometheus-pushgateway --persistence.file="$data/groups"
-	set -- --port-base 0 --pushgateway "http://$address" -- "$@"
+	set -- --port-base 0 -- "$@"
 else
 	echo 'prometheus-pushgateway is not installed (apt install it): the one of spool local takes its place'
 	address=127.0.0.1:$((${DEMO_PORT:-9790} + 5))
