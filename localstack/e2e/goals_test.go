@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -97,7 +98,7 @@ func TestPrometheusTotalsAreTheTruth(t *testing.T) {
 	lines := requests("goal", 12_000, 200)
 	s.put(s.write("goal.jsonl", lines...), "in/goal.jsonl", nil)
 	slow := s.engine("--slots", "32", "--time-scale", "0.1") // 50 lines a second
-	doomed := s.runner(slow, "--slots", "32", "--idle", "120s", "--lease-ttl", "9s", "--pushgateway", gateway)
+	doomed := s.runner(slow, "--slots", "32", "--idle", "120s", "--lease-ttl", "9s", "--pushgateway", gateway, "--log-level", "debug")
 	s.until("the first runner has worked for three pushes", func() bool {
 		first := firstAnswer(slow.asked())
 		return !first.IsZero() && time.Since(first) > 3*pushEvery
@@ -127,6 +128,7 @@ func TestPrometheusTotalsAreTheTruth(t *testing.T) {
 	g.wantNamedTime()
 	g.wantNoLiveGauges()
 	g.wantSmallPushes(gateway)
+	g.wantLogs(doomed, killed)
 }
 
 func firstAnswer(entries []vllmsim.Entry) time.Time {
@@ -193,7 +195,7 @@ func (g *goals) wantTotals(fast, slow *engine, killed time.Time) {
 	for _, e := range slow.asked() {
 		if e.Event == vllmsim.Answered {
 			all++
-			if time.Unix(0, e.Time).Before(killed.Add(-pushEvery - time.Second)) { // one second on the way to the runner
+			if time.Unix(0, e.Time).Before(killed.Add(-pushEvery - 5*time.Second)) { // what a slow machine takes for an answer and a push
 				least++
 			}
 		}
@@ -267,6 +269,62 @@ func (g *goals) wantSmallPushes(gateway string) {
 	g.t.Logf("a runner pushes at most %d series, %d without buckets", most, mostPlain)
 }
 
+// shippedLine is what the checks need of a log line.
+type shippedLine struct {
+	Timestamp time.Time
+	Instance  string
+	Batch     string `json:"batch_id"`
+	Seq       int
+}
+
+func (g *goals) parseLog(text string) []shippedLine {
+	var list []shippedLine
+	for line := range strings.Lines(text) {
+		var l shippedLine
+		if json.Unmarshal([]byte(line), &l) == nil && l.Batch == g.batch.ID { // the last line may be cut off by the kill
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// wantLogs compares what a runner that was killed wrote to its standard output with what is in the bucket.
+func (g *goals) wantLogs(doomed *process, killed time.Time) {
+	text, err := os.ReadFile(doomed.log)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	stdout, stderr, code := g.s.run("logs", "in/goal.jsonl", "--json", "--level", "debug")
+	if code != 0 {
+		g.t.Fatalf("logs: exit %d: %s", code, stderr)
+	}
+	wrote := g.parseLog(string(text))
+	if len(wrote) == 0 {
+		g.t.Fatal("the runner logged nothing")
+	}
+	stored := map[int]bool{}
+	for _, l := range g.parseLog(stdout) {
+		if l.Instance == wrote[0].Instance {
+			stored[l.Seq] = true
+		}
+	}
+	var oldest time.Duration // of the lines that are lost
+	for _, l := range wrote {
+		if !stored[l.Seq] {
+			oldest = max(oldest, killed.Sub(l.Timestamp))
+		}
+	}
+	for seq := range len(stored) {
+		if !stored[seq+1] {
+			g.t.Errorf("line %d is lost, but not the last of those in the bucket", seq+1)
+		}
+	}
+	if len(stored) == 0 || oldest > 30*time.Second { // 10 s, and what a slow machine takes for a part
+		g.t.Errorf("%d of %d lines are in the bucket; the oldest that is lost was written %s before the kill", len(stored), len(wrote), oldest)
+	}
+	g.t.Logf("%d of %d lines of the killed runner are in the bucket, the oldest that is lost was written %s before the kill", len(stored), len(wrote), oldest)
+}
+
 // TestLiveQuantilesAreWithinFivePercent compares what Prometheus says of native histograms, in the way of the dashboards, with
 // the sorted truth of log-normal times.
 func TestLiveQuantilesAreWithinFivePercent(t *testing.T) {
@@ -303,5 +361,77 @@ func TestLiveQuantilesAreWithinFivePercent(t *testing.T) {
 		} else {
 			t.Logf("p%v is %.3f s, in truth %.3f: off by %.2f %%", 100*q, got, want, 100*off)
 		}
+	}
+}
+
+// TestEveryEndIsReported: however a batch ends, and whatever happens to its runners, report.html, summary.json and summary.md say
+// so, without a script and a request to anywhere.
+func TestEveryEndIsReported(t *testing.T) {
+	s := newStack(t)
+	s.put(s.write("good.jsonl", requests("good", 10, 10)...), "in/good.jsonl", nil)
+	s.put(s.write("mixed.jsonl", append(requests("mixed", 10, 10), request("refused", 10_000_000))...), "in/mixed.jsonl", nil)
+	s.put(s.write("bad.jsonl", "not JSON"), "in/bad.jsonl", nil)
+	s.put(s.write("cancelled.jsonl", requests("cancelled", 10, 10)...), "in/cancelled.jsonl", nil)
+	if _, stderr, code := s.run("cancel", "in/cancelled.jsonl"); code != 0 {
+		t.Fatalf("cancel: exit %d: %s", code, stderr)
+	}
+	s.wait("in/cancelled.jsonl", 1)
+
+	// One runner is told to end, the next one is killed, the third one ends it all.
+	s.put(s.write("moved.jsonl", requests("moved", 2500, 200)...), "in/moved.jsonl", nil)
+	slow := s.engine("--slots", "32", "--time-scale", "0.1")
+	works := func() *process {
+		before := slow.count(vllmsim.Answered)
+		r := s.runner(slow, "--slots", "32", "--idle", "120s", "--lease-ttl", "9s")
+		s.until("the runner works", func() bool { return slow.count(vllmsim.Answered) > before+100 })
+		return r
+	}
+	r := works()
+	r.signal(syscall.SIGTERM)
+	if code := r.ended(t); code != 0 {
+		t.Errorf("the runner ended with %d after SIGTERM", code)
+	}
+	works().kill()
+	s.runner(s.engine("--time-scale", "0"), "--idle", "120s", "--lease-ttl", "9s")
+	s.sendAgain("in/moved.jsonl")
+
+	for name, want := range map[string]struct {
+		verdict string
+		lines   batch.SummaryLines
+		runners int // at least
+	}{
+		"good":      {"Completed", batch.SummaryLines{Total: 10, OK: 10}, 1},
+		"mixed":     {"Completed, some lines failed", batch.SummaryLines{Total: 11, OK: 10, Failed: 1}, 1},
+		"bad":       {"Rejected", batch.SummaryLines{Total: 1, Invalid: 1}, 0},
+		"cancelled": {"Cancelled", batch.SummaryLines{Total: 10, Missing: 10}, 0},
+		"moved":     {"Completed", batch.SummaryLines{Total: 2500, OK: 2500}, 2}, // the killed one may not have lived to its first record
+	} {
+		s.wait("in/"+name+".jsonl", 1)
+		s.wantReport("in/"+name+".jsonl", want.verdict, want.lines, want.runners)
+	}
+}
+
+// wantReport wants all three files of the only batch of an input.
+func (s *stack) wantReport(key, verdict string, lines batch.SummaryLines, runners int) {
+	s.t.Helper()
+	dir := batch.OutDir(key, s.batches(key)[0].ID)
+	var sum batch.Summary
+	if err := json.Unmarshal(s.get(dir+batch.SummaryName), &sum); err != nil {
+		s.t.Fatal(err)
+	}
+	if sum.Lines != lines || len(sum.Runners) < runners {
+		s.t.Errorf("%s: summary.json counts %+v by %d runners, want %+v by %d", key, sum.Lines, len(sum.Runners), lines, runners)
+	}
+	if md := string(s.get(dir + batch.MarkdownName)); !strings.HasSuffix(strings.SplitN(md, "\n", 2)[0], " "+verdict) {
+		s.t.Errorf("%s: summary.md begins with %.80q, want %s", key, md, verdict)
+	}
+	html := string(s.get(dir + batch.ReportName))
+	for _, want := range []string{"<title>" + verdict + ": " + key, `http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"`} {
+		if !strings.Contains(html, want) {
+			s.t.Errorf("%s: report.html has no %s", key, want)
+		}
+	}
+	if found := regexp.MustCompile(`<script|<link|<img|(?:href|src)="https?:|url\(`).FindString(html); found != "" || len(html) > 300_000 {
+		s.t.Errorf("%s: report.html has %d bytes and %q", key, len(html), found)
 	}
 }
