@@ -246,6 +246,25 @@ func TestLocalWithHangingSinks(t *testing.T) {
 	wantRight(t, vllmsim.Config{}, []byte(strings.Join(good, "\n")), parseLines(t, bytes.NewReader(text)))
 }
 
+// What is told by what spool local starts.
+func TestSentryIsToldBySpoolLocal(t *testing.T) {
+	t.Parallel()
+	s, server := emptyStack(t), sentrytest.New(t)
+	s.env = append(os.Environ(), "SENTRY_DSN="+server.DSN(), "ENVIRONMENT=laptop")
+	path := s.write("x.jsonl", append(requests("x", 10, 20), refused("r-1"), refused("r-2"), refused("r-3"))...)
+	p := s.start("local", "local", "--data", filepath.Join(s.dir, "data"), "--port-base", "0", "--sim-time-scale", "0.1", "--", spool, "submit", path, "--wait")
+	if code := p.ended(t); code != 3 { // some lines failed
+		t.Fatalf("spool local ended with %d", code)
+	}
+	events := server.Events()
+	if len(events) != 1 || events[0].Count() != 3 || events[0].Environment != "laptop" {
+		t.Fatalf("events are %+v, want one about 3 lines", events)
+	}
+	if tags := events[0].Tags; tags["stage"] != "lines_failed" || tags["error_type"] != "http_400" || !batch.ValidID(tags["batch_id"]) {
+		t.Errorf("the event has the tags %v", tags)
+	}
+}
+
 // secret is a text that stands in prompts and in what the engine answers, and nowhere else.
 const secret = "the secret plan of my company"
 
