@@ -3,11 +3,13 @@ package monitoring_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
@@ -44,6 +46,14 @@ func metricsPage() string {
 			kind = "live " + kind
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", m.Name, kind, strings.Join(m.Labels, ", "), strings.Join(m.By, ", "), m.Help)
+	}
+	b.WriteString("\n## Labels\n\nAll are bounded: `most` is how many values a label has of one metric in one process.\n\n| label | most | values |\n| --- | --- | --- |\n")
+	for _, l := range monitoring.Labels() {
+		most := fmt.Sprint(l.Most)
+		if l.Most == monitoring.Configured {
+			most = "as configured"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", l.Name, most, l.Values)
 	}
 	b.WriteString("\n## Classic buckets\n\n| histogram | bounds |\n| --- | --- |\n")
 	for _, m := range monitoring.Catalogue() {
@@ -93,6 +103,24 @@ func TestCatalogueFollowsTheConventions(t *testing.T) {
 			t.Errorf("%s: job and instance are the group's: the Pushgateway would refuse the push", m.Name)
 		}
 		names[m.Name] = true
+	}
+}
+
+// Every label is listed with its bound, and no other.
+func TestEveryLabelIsBounded(t *testing.T) {
+	used, listed := map[string]bool{}, []string{}
+	for _, m := range monitoring.Catalogue() {
+		for _, l := range m.Labels {
+			used[l] = true
+		}
+	}
+	for _, l := range monitoring.Labels() {
+		if listed = append(listed, l.Name); l.Most == 0 || l.Values == "" {
+			t.Errorf("%s has no bound", l.Name)
+		}
+	}
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(used)), listed); diff != "" {
+		t.Errorf("labels of the catalogue (-) and of the list (+):\n%s", diff)
 	}
 }
 

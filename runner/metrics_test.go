@@ -142,6 +142,27 @@ func counted(families []*dto.MetricFamily) (plain, withBuckets int) {
 	return plain, withBuckets + plain
 }
 
+// wantBounded holds the values of labels against the catalogue's bounds.
+func wantBounded(t *testing.T, families []*dto.MetricFamily) {
+	t.Helper()
+	for _, f := range families {
+		values := map[string]map[string]bool{}
+		for _, s := range f.GetMetric() {
+			for _, l := range s.GetLabel() {
+				if values[l.GetName()] == nil {
+					values[l.GetName()] = map[string]bool{}
+				}
+				values[l.GetName()][l.GetValue()] = true
+			}
+		}
+		for _, l := range monitoring.Labels() {
+			if n := len(values[l.Name]); n > l.Most && l.Most != monitoring.Configured {
+				t.Errorf("%s has %d values of %s, want %d at most", f.GetName(), n, l.Name, l.Most)
+			}
+		}
+	}
+}
+
 // eightGPUs have had no trouble but one.
 func eightGPUs() fixedGPUs {
 	var list fixedGPUs
@@ -183,6 +204,7 @@ func TestMetricsAreThoseOfTheCatalogue(t *testing.T) {
 			t.Errorf("the catalogue has no %s of a runner", f.GetName())
 		}
 	}
+	wantBounded(t, families)
 	plain, withBuckets := counted(families)
 	if plain+processSeries > 200 || withBuckets+processWithBuckets > 800 {
 		t.Errorf("%d series, %d with classic buckets; want 200 and 800 at most with those of the process", plain, withBuckets)
@@ -209,6 +231,7 @@ func TestManyModelsStayWithinTheBudget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wantBounded(t, families)
 	plain, withBuckets := counted(families)
 	if withBuckets+processWithBuckets > 800 {
 		t.Errorf("%d series with classic buckets, want 800 at most with those of the process", withBuckets)
