@@ -274,6 +274,9 @@ func TestLinesThatFailedAreToldOnceABatch(t *testing.T) {
 			lines(l, batchA, "request_timeout", 2)
 			lines(l, batchB, "http_400", 1)
 		}
+		log.Info("batch ended", zap.String("event", "batch_ended"), zap.String("batch_id", batchA))
+		synctest.Wait()
+		lines(log, batchA, "http_400", 7) // it has been sent
 		one.Close()
 		two.Close()
 		want := map[string]int64{batchA + " lines_failed http_400": 7, batchA + " lines_failed request_timeout": 2, batchB + " lines_failed http_400": 1}
