@@ -68,8 +68,8 @@ fuzz: ## Fuzz every target for FUZZTIME (30s)
 	done
 
 .PHONY: bench
-bench: ## Print what spool costs against what it could, and write bin/bench.json; half an hour (BENCH, SPOOL_VLLM_DIR)
-	SPOOL_BENCH=$(CURDIR)/bin $(GO) test -timeout 0 -count 1 -run '^TestBench$$/$(BENCH)' -v ./localstack/e2e
+bench: ## Print what spool costs against what it could, and write bin/bench.json; 45 min (BENCH, SPOOL_VLLM_DIR)
+	SPOOL_BENCH=$(CURDIR)/bin $(GO) test -timeout 0 -count 1 -run '^TestBench$$/($(BENCH))' -v ./localstack/e2e
 
 .PHONY: microbench
 microbench: ## Run Go's benchmarks that match BENCH (all)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -72,6 +73,7 @@ func (p *program) run(c *cli.Context) (err error) {
 	gpus := watchGPUs(log)
 	defer gpus.Close()
 	cfg.GPUs = gpus
+	trade(cfg.Slots)
 	r, err := runner.New(cfg)
 	if err != nil {
 		return failf(exitUsage, "", "%w", err)
@@ -82,6 +84,18 @@ func (p *program) run(c *cli.Context) (err error) {
 	}
 	defer together(stop, stopTracing)
 	return r.Run(inTrace(c.Context, os.Getenv))
+}
+
+// manySlots is from how many slots on a runner trades memory for CPU time.
+const manySlots = 512
+
+// trade lets the heap of a runner with many slots grow to three times of what lives, instead of twice, before the
+// collector runs: at 1,024 requests in flight it takes 8 % less CPU time and 26 MiB more (docs/PERFORMANCE.md). GOGC
+// has the last word.
+func trade(slots int) {
+	if slots >= manySlots && os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
 }
 
 // elsewhere gives advice where another runner may do better.

@@ -25,7 +25,7 @@ import (
 func TestBench(t *testing.T) {
 	dir := os.Getenv("SPOOL_BENCH")
 	if dir == "" {
-		t.Skip("takes half an hour: make bench")
+		t.Skip("takes 45 min: make bench")
 	}
 	b := &bench{dir: dir, large: 1_000_000}
 	if n, err := strconv.Atoi(os.Getenv("SPOOL_BENCH_LINES")); err == nil {
