@@ -74,7 +74,11 @@ func (p panel) draw(buf *bytes.Buffer) {
 			panelLeft, y(v), panelWidth-panelRight, panelLeft-6, y(v)+4, digits(v))
 	}
 	for i, v := range p.xs {
-		fmt.Fprintf(buf, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`+"\n", x(v), panelHeight-panelBottom+14, p.xsLabels[i])
+		anchor := "middle"
+		if i == len(p.xs)-1 { // at the edge
+			anchor = "end"
+		}
+		fmt.Fprintf(buf, `<text x="%.1f" y="%g" text-anchor="%s">%s</text>`+"\n", x(v), panelHeight-panelBottom+14, anchor, p.xsLabels[i])
 	}
 	fmt.Fprintf(buf, `<text x="%g" y="%g" text-anchor="end" fill="#666">%s</text>`+"\n", panelWidth-panelRight, panelHeight-panelBottom+28, p.x)
 	for i, c := range p.curves {
