@@ -46,17 +46,7 @@ func startPushgateway(t *testing.T) (url string) {
 	if _, err := exec.LookPath("prometheus-pushgateway"); err != nil {
 		return embeddedPushgateway(t)
 	}
-	address := freeAddress(t)
-	cmd := exec.Command("prometheus-pushgateway", "--web.listen-address", address)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()         // and says that it was killed
-	})
-	return "http://" + address
+	return serve(t, "prometheus-pushgateway")
 }
 
 func embeddedPushgateway(t *testing.T) (url string) {
@@ -149,9 +139,9 @@ type goals struct {
 	ended []string // the instances that ended in order
 }
 
-// total is a counter's sum over instances, also of those that are gone.
+// total is a counter's sum over instances, also of those that are gone; 0 if there is none, as of a runner that found no shard left.
 func (g *goals) total(selector string) float64 {
-	return g.p.last("sum(max_over_time(" + selector + "[1h]))")
+	return g.p.last("sum(max_over_time(" + selector + "[1h])) or vector(0)")
 }
 
 func (g *goals) wantTotals(fast, slow *engine, killed time.Time) {

@@ -48,13 +48,18 @@ scrape_configs:
 	if err != nil {
 		t.Fatal(err)
 	}
+	return &prometheus{t, serve(t, "prometheus", append([]string{"--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data")}, args...)...)}
+}
+
+// serve starts a server of Prometheus' family on a free port, and ends it with the test.
+func serve(t *testing.T, program string, args ...string) (url string) {
+	t.Helper()
 	address := freeAddress(t)
-	out, err := os.Create(filepath.Join(dir, "log"))
+	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("prometheus", append([]string{"--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data"),
-		"--web.listen-address", address}, args...)...)
+	cmd := exec.Command(program, append(args, "--web.listen-address", address)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -65,10 +70,10 @@ scrape_configs:
 		_ = cmd.Wait()         // and says that it was killed
 		out.Close()
 		if t.Failed() {
-			t.Logf("last lines of prometheus:\n%s", tail(out.Name(), 20))
+			t.Logf("last lines of %s:\n%s", program, tail(out.Name(), 20))
 		}
 	})
-	return &prometheus{t, "http://" + address}
+	return "http://" + address
 }
 
 // queried is one series of the answer to a query over time: pairs of a time and a number in text.
