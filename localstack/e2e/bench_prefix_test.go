@@ -3,16 +3,13 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
-
+	"spool/runner/vllm"
 	"spool/storage/batch"
 )
 
@@ -45,10 +42,10 @@ func (b *bench) prefix(t *testing.T) {
 		which := turn % 2
 		r.lines = prefixFile(turn, shuffled)
 		r.lines.order = []string{batch.OrderFile, batch.OrderPrefix}[which]
-		before := r.engine.prefixCache()
+		before := r.engine.counters()
 		speed[which] = append(speed[which], r.spool(fmt.Sprintf("in/prefix/%d.jsonl", turn))/answerTokens)
-		after := r.engine.prefixCache()
-		hits[which] = append(hits[which], (after.hits-before.hits)/(after.queries-before.queries))
+		after := r.engine.counters()
+		hits[which] = append(hits[which], (after.PrefixHits-before.PrefixHits)/(after.PrefixQueries-before.PrefixQueries))
 	}
 	const limit = 1 - 1.0/prefixLines
 	b.add("real vLLM, order=file: prompt tokens out of the prefix cache", hits[0].median(), "of 1", limit,
@@ -74,28 +71,17 @@ func prefixFile(turn int, order []int) *lines {
 	return &lines{prompts: texts, fixed: true, maxTokens: func(int) int { return answerTokens }}
 }
 
-// cacheTokens are the prompt tokens that were looked for in the prefix cache, and found.
-type cacheTokens struct{ queries, hits float64 }
-
-func (e *engine) prefixCache() cacheTokens {
+// counters are the totals of the engine's own metrics.
+func (e *engine) counters() vllm.Counters {
 	e.s.t.Helper()
-	client := socketClient(e.url, 1)
-	defer client.CloseIdleConnections()
-	resp, err := client.Get("http://engine/metrics")
+	client, err := vllm.NewClient(e.url, vllm.Options{})
 	if err != nil {
 		e.s.t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		e.s.t.Fatalf("%s: %v", resp.Status, err)
+	defer client.Close()
+	counters, _, err := client.Metrics(e.s.t.Context())
+	if err != nil {
+		e.s.t.Fatal(err)
 	}
-	total := func(name string) (sum float64) {
-		for _, m := range families["vllm:"+name].GetMetric() {
-			sum += m.GetCounter().GetValue()
-		}
-		return sum
-	}
-	return cacheTokens{total("prefix_cache_queries_total"), total("prefix_cache_hits_total")}
+	return counters
 }

@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"fmt"
-	"math"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +44,7 @@ func (b *bench) sinks(t *testing.T) {
 		b.judge("lines/s with all sinks "+name+" / with none", c.perSecond.by(none.perSecond).median(), "x", atLeast(0.99), 1,
 			"median of %d pairs; lines/s: %s; none %s", sinkTurns, c.perSecond, none.perSecond)
 		b.add("CPU with all sinks "+name+", less that with none", c.cores.median()-none.cores.median(), "cores", 0, "%s; none %s", c.cores, none.cores)
-		b.judge("seconds to the exit of a runner with all sinks "+name, c.exit.most(), "s", atMost(10), none.exit.median(),
+		b.judge("seconds to the exit of a runner with all sinks "+name, slices.Max(c.exit), "s", atMost(10), none.exit.median(),
 			"the longest; all: %s; none %s", c.exit, none.exit)
 	}
 	b.watcherExit(t, p, broken[sinksHang].env(plain))
@@ -97,22 +97,5 @@ func (b *bench) watcherExit(t *testing.T, p parts, env []string) {
 		}
 		exit = append(exit, time.Since(asked).Seconds())
 	}
-	b.judge("seconds to the exit of a watcher with all sinks hanging", exit.most(), "s", atMost(10), 0, "the longest; all: %s", exit)
-}
-
-// by divides one by one.
-func (s series) by(other series) series {
-	quotients := make(series, len(s))
-	for i := range s {
-		quotients[i] = s[i] / other[i]
-	}
-	return quotients
-}
-
-func (s series) most() float64 {
-	most := math.Inf(-1)
-	for _, v := range s {
-		most = max(most, v)
-	}
-	return most
+	b.judge("seconds to the exit of a watcher with all sinks hanging", slices.Max(exit), "s", atMost(10), 0, "the longest; all: %s", exit)
 }

@@ -162,6 +162,15 @@ func (s series) median() float64 {
 	return sorted[len(sorted)/2]
 }
 
+// by divides by another series, value by value.
+func (s series) by(other series) series {
+	quotients := make(series, len(s))
+	for i := range s {
+		quotients[i] = s[i] / other[i]
+	}
+	return quotients
+}
+
 func (s series) String() string {
 	return fmt.Sprintf("%s (%s to %s, n = %d)", digits(s.median()), digits(slices.Min(s)), digits(slices.Max(s)), len(s))
 }
