@@ -2,12 +2,9 @@ package monitoring_test
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
-	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -27,12 +24,7 @@ type source struct {
 }
 
 // read adds a file.
-func (s *source) read(path string) error {
-	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-	if err != nil {
-		return err
-	}
-	dir := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../")
+func (s *source) read(folder string, file *ast.File) {
 	ast.Inspect(file, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.ValueSpec:
@@ -43,16 +35,15 @@ func (s *source) read(path string) error {
 			}
 		case *ast.FuncDecl:
 			if n.Name.Name == "ErrorType" {
-				s.returns(dir, n)
+				s.returns(folder, n)
 			}
 		}
 		return true
 	})
-	return nil
 }
 
-func (s *source) returns(dir string, f *ast.FuncDecl) {
-	name := dir
+func (s *source) returns(folder string, f *ast.FuncDecl) {
+	name := folder
 	if f.Recv != nil {
 		t := f.Recv.List[0].Type
 		if p, ok := t.(*ast.StarExpr); ok {
@@ -100,17 +91,7 @@ func value(e ast.Expr, consts map[string]string) string {
 func readSource(t *testing.T) *source {
 	t.Helper()
 	s := &source{map[string]string{}, map[string]bool{}, map[string]bool{}}
-	for _, dir := range append([]string{"../storage"}, loggers...) {
-		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-			if err != nil || !strings.HasSuffix(path, ".go") || standsIn(path) {
-				return err
-			}
-			return s.read(path)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	eachFile(t, token.NewFileSet(), append([]string{"../storage"}, loggers...), s.read)
 	return s
 }
 

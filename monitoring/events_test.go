@@ -39,32 +39,38 @@ func calls(t *testing.T) []call {
 	t.Helper()
 	var list []call
 	files := token.NewFileSet()
-	read := func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".go") || standsIn(path) {
-			return err
-		}
-		file, err := parser.ParseFile(files, path, nil, 0)
-		if err != nil {
-			return err
-		}
+	eachFile(t, files, loggers, func(folder string, file *ast.File) {
 		ast.Inspect(file, func(n ast.Node) bool {
 			if c, ok := n.(*ast.CallExpr); ok {
 				if f, ok := c.Fun.(*ast.SelectorExpr); ok {
 					on, _ := f.X.(*ast.Ident)
-					list = append(list, call{files.Position(c.Pos()).String(), strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../"),
-						fmt.Sprint(on), f.Sel.Name, c.Args})
+					list = append(list, call{files.Position(c.Pos()).String(), folder, fmt.Sprint(on), f.Sel.Name, c.Args})
 				}
 			}
 			return true
 		})
-		return nil
-	}
-	for _, dir := range loggers {
-		if err := filepath.WalkDir(dir, read); err != nil {
+	})
+	return list
+}
+
+// eachFile parses the sources in folders and below, but tests and stand-ins.
+func eachFile(t *testing.T, files *token.FileSet, folders []string, read func(folder string, file *ast.File)) {
+	t.Helper()
+	for _, dir := range folders {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || standsIn(path) {
+				return err
+			}
+			file, err := parser.ParseFile(files, path, nil, 0)
+			if err == nil {
+				read(strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../"), file)
+			}
+			return err
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	return list
 }
 
 func literal(e ast.Expr) string {
