@@ -2,12 +2,15 @@ package monitoring
 
 import (
 	"context"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
+
+	"spool/storage/batch"
 )
 
 // InTrace gives ctx the place in a trace that fields name, traceparent and tracestate of W3C Trace Context. If they name
@@ -24,6 +27,29 @@ func TraceOf(ctx context.Context) map[string]string {
 		return nil
 	}
 	return fields
+}
+
+// finalizer ends batches. Try returns nil, nil if it is too early.
+type finalizer interface {
+	Try(ctx context.Context, plan *batch.Plan) (*batch.Result, error)
+}
+
+// Finalise calls f.Try, and records that the batch was finalised, which belongs to the batch. That it was too early for it is
+// not worth a span.
+func Finalise(ctx context.Context, tracer trace.Tracer, f finalizer, plan *batch.Plan, links ...trace.Link) (*batch.Result, error) {
+	begun := time.Now()
+	result, err := f.Try(ctx, plan)
+	if result == nil && err == nil {
+		return nil, nil
+	}
+	_, span := tracer.Start(InTrace(ctx, plan.Trace), "finalise", trace.WithTimestamp(begun), trace.WithLinks(links...),
+		trace.WithAttributes(attribute.String("spool.batch.id", plan.Batch)))
+	if result != nil {
+		span.SetAttributes(attribute.String("spool.batch.outcome", result.Outcome),
+			attribute.Int64("spool.batch.completed", result.Completed), attribute.Int64("spool.batch.failed", result.Failed))
+	}
+	EndSpan(span, err)
+	return result, err
 }
 
 // EndSpan ends a span, and says of which type the error was if there was one. Its text is for the log.

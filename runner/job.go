@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"spool/monitoring"
@@ -102,13 +103,18 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 	}
 }
 
-// about says of which shard a message is.
+// about says in a log line of which shard a message is.
 func about(m *queue.Message) []zap.Field {
-	var b batch.Message
-	if err := json.Unmarshal([]byte(m.Body), &b); err != nil || !batch.ValidID(b.Batch) {
-		return nil
+	if b, ok := subject(m); ok {
+		return []zap.Field{zap.String("batch_id", b.Batch), zap.Int("shard", b.Shard)}
 	}
-	return []zap.Field{zap.String("batch_id", b.Batch), zap.Int("shard", b.Shard)}
+	return nil
+}
+
+// subject reads what a message names, whether or not it is a job of this version.
+func subject(m *queue.Message) (b batch.Message, ok bool) {
+	err := json.Unmarshal([]byte(m.Body), &b)
+	return b, err == nil && batch.ValidID(b.Batch)
 }
 
 func (f fate) apply(ctx context.Context, j job) error {
@@ -246,9 +252,7 @@ func (r *Runner) finalize(ctx, handOver context.Context, plan *batch.Plan) (*bat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(handOver, cancel)()
-	begun := time.Now()
-	result, err := r.cfg.Finalizer.Try(ctx, plan)
-	r.traceFinal(ctx, plan, begun, result, err)
+	result, err := monitoring.Finalise(ctx, r.cfg.Tracer, r.cfg.Finalizer, plan, trace.LinkFromContext(ctx)) // the job that came to do it
 	switch {
 	case err != nil && handOver.Err() != nil:
 		return nil, errHandOver

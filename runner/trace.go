@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -61,9 +60,8 @@ func messaging(queueName, operation string, m *queue.Message) []attribute.KeyVal
 		attribute.String("messaging.operation.name", operation), attribute.String("messaging.destination.name", queueName),
 		attribute.String("messaging.message.id", m.ID), attribute.Int("spool.message.receive_count", m.ReceiveCount),
 	}
-	var about batch.Message
-	if json.Unmarshal([]byte(m.Body), &about) == nil && batch.ValidID(about.Batch) {
-		list = append(list, attribute.String("spool.batch.id", about.Batch), attribute.Int("spool.shard", about.Shard))
+	if b, ok := subject(m); ok {
+		list = append(list, attribute.String("spool.batch.id", b.Batch), attribute.Int("spool.shard", b.Shard))
 	}
 	return list
 }
@@ -74,20 +72,6 @@ func placeOf(span trace.Span) (none trace.SpanContext) {
 		return span.SpanContext()
 	}
 	return none
-}
-
-// traceFinal records that the batch was finalised, which belongs to the batch; the job that came to do it is a link.
-func (r *Runner) traceFinal(ctx context.Context, plan *batch.Plan, begun time.Time, result *batch.Result, err error) {
-	if result == nil && err == nil { // it was too early
-		return
-	}
-	_, span := r.cfg.Tracer.Start(monitoring.InTrace(ctx, plan.Trace), "finalise", trace.WithTimestamp(begun),
-		trace.WithLinks(trace.LinkFromContext(ctx)), trace.WithAttributes(attribute.String("spool.batch.id", plan.Batch)))
-	if result != nil {
-		span.SetAttributes(attribute.String("spool.batch.outcome", result.Outcome),
-			attribute.Int64("spool.batch.completed", result.Completed), attribute.Int64("spool.batch.failed", result.Failed))
-	}
-	monitoring.EndSpan(span, err)
 }
 
 // begin starts the span of a chunk, unless it was begun before.

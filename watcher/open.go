@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"spool/monitoring"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/lease"
@@ -174,9 +175,7 @@ func (w *Watcher) finishLogged(ctx context.Context, id string) {
 		w.forget(id)
 		return
 	}
-	begun := time.Now()
-	result, err := w.cfg.Finalizer.Try(ctx, plan)
-	w.traceFinal(ctx, plan, begun, result, err)
+	result, err := monitoring.Finalise(ctx, w.cfg.Tracer, w.cfg.Finalizer, plan)
 	if err == nil && result != nil {
 		o.mu.Lock()
 		err = w.close(ctx, o, result)

@@ -2,7 +2,6 @@ package watcher
 
 import (
 	"context"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -49,18 +48,4 @@ func (p *pool) startSend(ctx context.Context, plan *batch.Plan, messages int) (c
 func about(ctx context.Context, plan *batch.Plan, fields ...zap.Field) []zap.Field {
 	fields = append(fields, zap.String("batch_id", plan.Batch), zap.String("key", plan.Input.Key))
 	return append(fields, monitoring.TraceFields(monitoring.InTrace(ctx, plan.Trace))...)
-}
-
-// traceFinal records that a batch was finalised. That it was too early for it is not worth a span.
-func (w *Watcher) traceFinal(ctx context.Context, plan *batch.Plan, begun time.Time, result *batch.Result, err error) {
-	if result == nil && err == nil {
-		return
-	}
-	_, span := w.cfg.Tracer.Start(monitoring.InTrace(ctx, plan.Trace), "finalise", trace.WithTimestamp(begun))
-	span.SetAttributes(attribute.String("spool.batch.id", plan.Batch))
-	if result != nil {
-		span.SetAttributes(attribute.String("spool.batch.outcome", result.Outcome),
-			attribute.Int64("spool.batch.completed", result.Completed), attribute.Int64("spool.batch.failed", result.Failed))
-	}
-	monitoring.EndSpan(span, err)
 }
