@@ -42,11 +42,13 @@ func arrangeBy[K any](tasks []*task, key func(outline) K, compare func(a, b K) i
 type outline struct {
 	Model               json.RawMessage `json:"model"`
 	Tools               json.RawMessage `json:"tools"`
+	Instructions        json.RawMessage `json:"instructions"` // of /v1/responses: the system message
 	Messages            json.RawMessage `json:"messages"`
 	Prompt              json.RawMessage `json:"prompt"`
 	Input               json.RawMessage `json:"input"`
 	MaxTokens           json.RawMessage `json:"max_tokens"`
 	MaxCompletionTokens json.RawMessage `json:"max_completion_tokens"`
+	MaxOutputTokens     json.RawMessage `json:"max_output_tokens"` // of /v1/responses
 }
 
 func read(body []byte) outline {
@@ -57,7 +59,7 @@ func read(body []byte) outline {
 
 // longestAnswer is how many tokens the answer may have. A line that sets no bound may have the longest of all.
 func longestAnswer(a outline) int64 {
-	for _, text := range [...]json.RawMessage{a.MaxCompletionTokens, a.MaxTokens} { // the order in which vLLM looks at them
+	for _, text := range [...]json.RawMessage{a.MaxCompletionTokens, a.MaxTokens, a.MaxOutputTokens} { // the order in which vLLM looks at the first two
 		var n int64
 		if text != nil && string(text) != "null" && json.Unmarshal(text, &n) == nil {
 			return n
@@ -66,7 +68,8 @@ func longestAnswer(a outline) int64 {
 	return math.MaxInt64
 }
 
-// prompt is what an engine's prefix cache knows a line by, from its beginning: the template of chats puts tools first.
+// prompt is what an engine's prefix cache knows a line by, from its beginning: the template of chats puts tools first,
+// then the system message.
 func prompt(a outline) []byte {
-	return slices.Concat(a.Model, a.Tools, a.Messages, a.Prompt, a.Input)
+	return slices.Concat(a.Model, a.Tools, a.Instructions, a.Messages, a.Prompt, a.Input)
 }

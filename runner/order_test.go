@@ -51,11 +51,12 @@ func TestArrange(t *testing.T) {
 		`{"max_tokens":null,"model":"a","input":["same"]}`,
 		`{"max_tokens":9.0,"model":"a","messages":"same"}`,
 		`{"max_tokens":9,"model":"a","messages":"same"}`,
+		`{"max_output_tokens":10,"model":"a","instructions":"!","input":"same"}`,
 	}
 	tests := map[string][]int{
-		"":                 {0, 1, 2, 3, 4, 5, 6, 7},
-		batch.OrderLongest: {0, 4, 5, 6, 2, 7, 3, 1}, // no bound that can be read is the longest; 9 and 9 as in the file
-		batch.OrderPrefix:  {3, 4, 6, 7, 1, 5, 2, 0},
+		"":                 {0, 1, 2, 3, 4, 5, 6, 7, 8},
+		batch.OrderLongest: {0, 4, 5, 6, 8, 2, 7, 3, 1}, // no bound that can be read is the longest; 9 and 9 as in the file
+		batch.OrderPrefix:  {8, 3, 4, 6, 7, 1, 5, 2, 0}, // instructions before what is asked
 	}
 	for order, want := range tests {
 		var tasks []*task
