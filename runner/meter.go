@@ -51,6 +51,9 @@ type meter struct {
 // take any name that a user thinks of, and each is about 50 series of the 800 that a runner may push.
 const maxModels = 6
 
+// otherModels is the label of the models beyond maxModels.
+const otherModels = "other"
+
 type seriesKey struct{ model, operation string }
 
 // series is what is counted with each request for one model and one kind of request.
@@ -149,7 +152,7 @@ func (m *meter) of(model, endpoint string) *series {
 	defer m.mu.Unlock()
 	model = cmp.Or(strings.ToValidUTF8(model, "?"), "default")
 	if !m.models[model] && len(m.models) >= maxModels {
-		model = "other"
+		model = otherModels
 	}
 	m.models[model] = true
 	key := seriesKey{model, strings.ReplaceAll(strings.TrimPrefix(strings.TrimPrefix(endpoint, "/v1/"), "/"), "/", ".")}

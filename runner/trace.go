@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -131,12 +132,21 @@ func (t *task) trace() http.Header {
 }
 
 func (t *task) startSpan(at time.Time) trace.Span {
-	operation := operationOf(t.path)
-	_, span := t.chunk.owner.cfg.Tracer.Start(trace.ContextWithSpan(t.ctx, t.chunk.span), operation+" "+t.series.model, trace.WithTimestamp(at), trace.WithSpanKind(trace.SpanKindClient),
+	operation, model := operationOf(t.path), t.model()
+	_, span := t.chunk.owner.cfg.Tracer.Start(trace.ContextWithSpan(t.ctx, t.chunk.span), operation+" "+model, trace.WithTimestamp(at), trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(attribute.String("gen_ai.operation.name", operation), attribute.String("gen_ai.provider.name", "openai"),
-			attribute.String("gen_ai.request.model", t.series.model), attribute.String("spool.batch.id", t.chunk.batch),
+			attribute.String("gen_ai.request.model", model), attribute.String("spool.batch.id", t.chunk.batch),
 			attribute.String("spool.request.id", t.requestID()), attribute.Int("spool.request.attempt", t.tries)))
 	return span
+}
+
+// model is the name that the request asks for: the label of metrics, unless that stands for many.
+func (t *task) model() string {
+	name := t.series.model
+	if name == otherModels {
+		_ = json.Unmarshal(read(t.body).Model, &name) // a string, or there would be no task
+	}
+	return name
 }
 
 // operationOf is the name of an endpoint by the conventions for generative AI; of those that they do not know, its path.

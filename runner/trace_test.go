@@ -241,6 +241,35 @@ func TestWaitingForAnEngineIsASpan(t *testing.T) {
 	})
 }
 
+// The span of a request names its model, however many models metrics have put together as one.
+func TestASpanNamesItsModel(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	cfg := &Config{TraceEvery: 1, Tracer: sdk.NewTracerProvider(sdk.WithSpanProcessor(spans)).Tracer("test")}
+	m := newMeter(nil, 1)
+	var got []string
+	for i := range maxModels + 2 {
+		name := fmt.Sprintf("model \"%d\"", i)
+		line := &task{ctx: t.Context(), chunk: &chunk{owner: &shard{cfg: cfg}}, line: 1, path: "/v1/completions",
+			body: fmt.Appendf(nil, `{"model":%q}`, name), series: m.of(name, "/v1/completions")}
+		line.chunk.begin(t.Context())
+		line.trace()
+		line.traced(vllm.Answer{Outcome: vllm.OK, Status: 200}, time.Second)
+		span := spans.Ended()[len(spans.Ended())-1]
+		if want := "text_completion " + name; span.Name() != want {
+			t.Errorf("span %s, want %s", span.Name(), want)
+		}
+		for _, a := range span.Attributes() {
+			if a.Key == "gen_ai.request.model" {
+				got = append(got, a.Value.AsString())
+			}
+		}
+	}
+	want := []string{`model "0"`, `model "1"`, `model "2"`, `model "3"`, `model "4"`, `model "5"`, `model "6"`, `model "7"`}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("models (-want +got):\n%s", diff)
+	}
+}
+
 // Tracing that is off costs a request nothing.
 func TestTracingThatIsOffAllocatesNothing(t *testing.T) {
 	c := &chunk{owner: &shard{cfg: &Config{TraceEvery: 1}}}
