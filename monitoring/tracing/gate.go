@@ -3,6 +3,7 @@ package tracing
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
@@ -24,9 +25,23 @@ type gate struct {
 func newGate(next sdk.SpanExporter, failures prometheus.Counter, log *zap.Logger) *gate {
 	g := &gate{next: next, failures: failures, log: log}
 	g.SpanProcessor = sdk.NewBatchSpanProcessor(counted{next, g}, func(o *sdk.BatchSpanProcessorOptions) {
+		sane(o)
 		g.room = int64(o.MaxQueueSize) // 2048, or what OTEL_BSP_MAX_QUEUE_SIZE says
 	})
 	return g
+}
+
+// sane puts the SDK's defaults where the variables say what no queue can do: it would panic, or never rest.
+func sane(o *sdk.BatchSpanProcessorOptions) {
+	if o.MaxQueueSize <= 0 {
+		o.MaxQueueSize = sdk.DefaultMaxQueueSize
+	}
+	if o.MaxExportBatchSize <= 0 {
+		o.MaxExportBatchSize = min(sdk.DefaultMaxExportBatchSize, o.MaxQueueSize)
+	}
+	if o.BatchTimeout <= 0 {
+		o.BatchTimeout = sdk.DefaultScheduleDelay * time.Millisecond
+	}
 }
 
 // OnEnd never waits.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -50,8 +51,8 @@ type Provider struct {
 var _ trace.TracerProvider = (*Provider)(nil)
 
 // Start begins to send spans in the background, in goroutines that Close ends. It connects to nobody: a collector that is
-// down or hangs costs the spans that find no room, which are counted, and nothing else. It takes over the handler of
-// OpenTelemetry's errors, of which there is one a process.
+// down or hangs costs the spans that find no room, which are counted, and nothing else. It takes over the logger of
+// OpenTelemetry and the handler of its errors, of which a process has one each.
 func Start(ctx context.Context, cfg Config) (*Provider, error) {
 	if cfg.Service == "" || cfg.Instance == "" {
 		return nil, errors.New("tracing: service and instance must be set")
@@ -63,6 +64,10 @@ func Start(ctx context.Context, cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
+	otel.SetLogger(logr.New(complaints{cfg.Log}))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		cfg.Log.Warn("tracing has a problem", zap.String("event", "trace_problem"), zap.Error(err))
+	}))
 	res, err := describe(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
@@ -71,9 +76,6 @@ func Start(ctx context.Context, cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		cfg.Log.Warn("tracing has a problem", zap.String("event", "trace_problem"), zap.Error(err))
-	}))
 	g := newGate(exporter, failures, cfg.Log)
 	return &Provider{
 		TracerProvider: sdk.NewTracerProvider(sdk.WithSpanProcessor(g), sdk.WithResource(res)),

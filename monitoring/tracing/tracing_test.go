@@ -201,6 +201,50 @@ func TestACollectorThatRefusesAndRecovers(t *testing.T) {
 	}
 }
 
+// A variable that no queue can be made from is as if it were not set.
+func TestAQueueThatCannotBe(t *testing.T) {
+	var got otlptest.Collector
+	serve(t, &got)
+	for _, name := range []string{"OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT"} {
+		t.Setenv(name, "-1")
+	}
+	p := start(t, tracing.Config{})
+	for range 1000 {
+		_, span := p.Tracer("test").Start(t.Context(), "span")
+		span.End()
+	}
+	p.Close()
+	if n := len(got.Spans()); n != 1000 {
+		t.Errorf("%d spans, want 1000", n)
+	}
+}
+
+// Headers that cannot be read are a warning, which does not say what they are: they are secrets.
+func TestHeadersThatCannotBeRead(t *testing.T) {
+	var got otlptest.Collector
+	serve(t, &got)
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "s3cret,x-key=s3cret%zz,other=fine")
+	core, log := observer.New(zap.DebugLevel)
+	p := start(t, tracing.Config{Log: zap.New(core)})
+	_, span := p.Tracer("test").Start(t.Context(), "span")
+	span.End()
+	p.Close()
+	var problems []string
+	for _, l := range log.All() {
+		text := fmt.Sprint(l.ContextMap())
+		problems = append(problems, fmt.Sprint(l.ContextMap()["error"]))
+		if strings.Contains(text, "s3cret") {
+			t.Errorf("the log says %s", text)
+		}
+	}
+	if diff := cmp.Diff([]string{"parse headers", "escape header value"}, problems); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	if n := len(got.Spans()); n != 1 {
+		t.Errorf("%d spans, want 1", n)
+	}
+}
+
 // What the SDK cannot make of the variables is in the log, not on standard error, and the rest works.
 func TestAVariableThatIsNotUnderstood(t *testing.T) {
 	var got otlptest.Collector
