@@ -30,6 +30,11 @@ type core struct {
 	out    *outputs
 }
 
+// Enabled lets lines of level info pass that are not wanted if there is a Tracker: one of them says that a batch has ended.
+func (c *core) Enabled(level zapcore.Level) bool {
+	return c.LevelEnabler.Enabled(level) || level == zapcore.InfoLevel && c.out.tracker != nil
+}
+
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
 	return &core{LevelEnabler: c.LevelEnabler, fields: merge(c.fields, fields), out: c.out}
 }
@@ -42,6 +47,10 @@ func (c *core) Check(ent zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 }
 
 func (c *core) Write(ent zapcore.Entry, fields []zapcore.Field) error {
+	if !c.LevelEnabler.Enabled(ent.Level) {
+		c.out.tell(merge(c.fields, fields))
+		return nil
+	}
 	return c.out.write(ent, merge(c.fields, fields))
 }
 

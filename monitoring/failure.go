@@ -35,11 +35,23 @@ type Tracker interface {
 // eventBatchEnded is of the line that says that a batch has ended.
 const eventBatchEnded = "batch_ended"
 
-// track tells the Tracker what a line says.
-func (o *outputs) track(ent zapcore.Entry, known map[string]string, rest []zapcore.Field) {
+// tell tells the Tracker what it must know of a line that is not written.
+func (o *outputs) tell(fields []zapcore.Field) {
+	known, _ := schema(fields, zapcore.InfoLevel)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended(known)
+}
+
+func (o *outputs) ended(known map[string]string) {
 	if known[fieldEvent] == eventBatchEnded {
 		o.tracker.Ended(known[fieldBatch])
 	}
+}
+
+// track tells the Tracker what a line says.
+func (o *outputs) track(ent zapcore.Entry, known map[string]string, rest []zapcore.Field) {
+	o.ended(known)
 	if ent.Level < zapcore.ErrorLevel || known[fieldEvent] == eventEngineOutput {
 		return
 	}

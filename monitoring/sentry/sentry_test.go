@@ -177,6 +177,42 @@ func TestEventsComeWhenTheBatchEnds(t *testing.T) {
 	})
 }
 
+// A log that has errors only still knows when a batch has ended, and has nothing of it.
+func TestEventsComeWhenTheBatchEndsWhateverTheLevel(t *testing.T) {
+	for _, level := range []string{"debug", "info", "warn", "error"} {
+		t.Run(level, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, server, _ := reporter(t, nil)
+				var out bytes.Buffer
+				log, _, err := monitoring.NewLogger(monitoring.Options{Component: "runner", Level: level, Tracker: r, Output: zapcore.AddSync(&out)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				log = log.With(zap.String("batch_id", batchA))
+				fail(log, batchA, "shard_failed", errors.New("boom"))
+				log.Info("batch ended", zap.String("event", "batch_ended"))
+				synctest.Wait()
+				if diff := cmp.Diff(map[string]int64{batchA + " shard_failed other": 1}, server.Counts()); diff != "" {
+					t.Error(diff)
+				}
+				fail(log, batchA, "shard_failed", errors.New("boom"))
+				ended, last := strings.Contains(out.String(), "batch_ended"), `"seq":2`
+				if want := level == "debug" || level == "info"; want {
+					last = `"seq":3`
+					if !ended {
+						t.Error("the log has no batch_ended")
+					}
+				} else if ended {
+					t.Error("the log has a line below its level")
+				}
+				if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); !strings.Contains(lines[len(lines)-1], last) {
+					t.Errorf("last line %s, want %s", lines[len(lines)-1], last)
+				}
+			})
+		})
+	}
+}
+
 // A watcher sees many batches: those that have been told make room for others.
 func TestManyBatchesFitWhoseFailuresAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -79,7 +79,7 @@ func classify(resp *http.Response, body []byte) Answer {
 		return a.success()
 	}
 	message, param := errorText(body)
-	a.Err = fmt.Errorf("status %d: %.300s", a.Status, message)
+	a.Err = quoted{fmt.Errorf("status %d: %.300s", a.Status, message)}
 	switch {
 	case a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden:
 		a.Outcome, a.Code = Fatal, CodeEngineDenied

@@ -75,6 +75,12 @@ type typed struct{ text, kind string }
 func (e typed) Error() string     { return e.text }
 func (e typed) ErrorType() string { return e.kind }
 
+// quoted is an error whose text holds what an engine answered: it stays in the log.
+type quoted struct{ error }
+
+func (e quoted) Unwrap() error { return e.error }
+func (e quoted) Quotes() bool  { return true }
+
 // ErrBudget is wrapped by Run's error when vLLM died more often than Config.Restarts allows.
 var ErrBudget = errors.New("vllm died too often")
 

@@ -206,7 +206,7 @@ func (c *Client) Cards(ctx context.Context) ([]Card, error) {
 		return nil, ErrNoModels
 	}
 	if status != http.StatusOK {
-		return nil, fmt.Errorf("ask %s/v1/models: status %d: %.200s", c.name, status, body)
+		return nil, quoted{fmt.Errorf("ask %s/v1/models: status %d: %.200s", c.name, status, body)}
 	}
 	var list struct {
 		Data []Card `json:"data"`

@@ -137,6 +137,18 @@ func TestModelsHealthAndVersion(t *testing.T) {
 	if _, err := c.Models(t.Context()); !errors.Is(err, ErrNoModels) {
 		t.Errorf("models of a server without list: %v", err)
 	}
+	broken := func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(500)
+		io.WriteString(w, "the prompt was: secret")
+	}
+	_, err := serve(t, broken).Models(t.Context())
+	var quotes interface{ Quotes() bool }
+	if !errors.As(err, &quotes) || !quotes.Quotes() || !strings.HasSuffix(err.Error(), "/v1/models: status 500: the prompt was: secret") {
+		t.Errorf("error %v, want one that quotes the server and says so", err)
+	}
+	if a := serve(t, broken).Do(t.Context(), Request{Path: "/v1/completions"}); !errors.As(a.Err, &quotes) || !quotes.Quotes() {
+		t.Errorf("error %v of an answer does not say that it quotes", a.Err)
+	}
 	if got := c.Version(t.Context()); got != "0.32.0" {
 		t.Errorf("version %q", got)
 	}
