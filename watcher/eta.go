@@ -16,20 +16,34 @@ type records struct {
 	work     float64 // seconds in which the runners asked for these
 }
 
-// add takes a record. Of a runner that died nothing is open.
-func (r *records) add(rec *batch.Runner, alive bool) {
-	r.stored += rec.OK + rec.Err
-	r.answered += rec.OK + rec.Err + rec.Open - rec.Resumed
-	for _, p := range rec.Phases {
+// record is what the record of a runner says of that.
+type record struct {
+	etag                   string
+	stored, open, answered int64
+	work                   float64
+	asks                   bool
+}
+
+func recordOf(r *batch.Runner) record {
+	rec := record{stored: r.OK + r.Err, open: r.Open, answered: r.OK + r.Err + r.Open - r.Resumed, asks: r.Requests > 0 && r.EndedAt == 0}
+	for _, p := range r.Phases {
 		if p.Name == batch.PhaseGenerate {
-			r.work += p.Seconds
+			rec.work += p.Seconds
 		}
 	}
+	return rec
+}
+
+// add takes a record. Of a runner that died nothing is open.
+func (r *records) add(rec record, alive bool) {
+	r.stored += rec.stored
+	r.answered += rec.answered
+	r.work += rec.work
 	if !alive {
 		return
 	}
-	r.open += rec.Open
-	if rec.Requests > 0 && rec.EndedAt == 0 {
+	r.open += rec.open
+	if rec.asks {
 		r.workers++
 	}
 }

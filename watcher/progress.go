@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"spool/storage"
 	"spool/storage/batch"
 )
 
@@ -19,12 +19,12 @@ const samplesKept = 20
 // readsAtOnce is how many small objects are read at once to measure the progress of one batch.
 const readsAtOnce = 8
 
-// progress is how far a batch is, from objects that never change and are read once.
+// progress is how far a batch is, from objects that are read once, or again when they have changed.
 type progress struct {
-	chunks  map[int]batch.Counts     // stored ones
-	shards  map[int]bool             // whose chunks are all in it
-	begun   map[int]bool             // shards that anybody ever held, and that are not done
-	gone    map[string]*batch.Runner // the last records of runners, by key
+	chunks  map[int]batch.Counts // stored ones
+	shards  map[int]bool         // whose chunks are all in it
+	begun   map[int]bool         // shards that anybody ever held, and that are not done
+	read    map[string]record    // the last records of runners, by key
 	said    records
 	samples []sample
 }
@@ -59,7 +59,7 @@ func (p *progress) ahead(plan *batch.Plan) int64 {
 func (w *Watcher) measure(ctx context.Context, o *open, s *survey) error {
 	p := &o.progress
 	if p.chunks == nil {
-		p.chunks, p.shards, p.gone = map[int]batch.Counts{}, map[int]bool{}, map[string]*batch.Runner{}
+		p.chunks, p.shards, p.read = map[int]batch.Counts{}, map[int]bool{}, map[string]record{}
 	}
 	m := measurement{w: w, plan: o.plan, chunks: p.chunks}
 	group, gctx := errgroup.WithContext(ctx)
@@ -100,26 +100,28 @@ func (w *Watcher) records(ctx context.Context, p *progress, s *survey) (said rec
 		if err != nil {
 			return said, err
 		}
-		alive := s.clock().Sub(obj.LastModified) <= recordFresh
-		if r := p.gone[obj.Key]; r != nil && !alive {
-			said.add(r, false)
-			continue
-		}
-		r, err := readJSON[batch.Runner](ctx, w.cfg.Bucket, obj.Key)
+		rec, err := w.record(ctx, p, obj)
 		if err != nil {
 			return said, err
 		}
-		if r != nil {
-			said.add(r, alive)
-			p.gone[obj.Key] = brief(r)
-		}
+		said.add(rec, s.clock().Sub(obj.LastModified) <= recordFresh)
 	}
 	return said, nil
 }
 
-// brief keeps what is asked of a record whose runner has left.
-func brief(r *batch.Runner) *batch.Runner {
-	return &batch.Runner{OK: r.OK, Err: r.Err, Open: r.Open, Resumed: r.Resumed, Phases: slices.Clone(r.Phases)}
+// record gives what a runner last said. A record that has its ETag still is not read again.
+func (w *Watcher) record(ctx context.Context, p *progress, obj storage.Object) (record, error) {
+	if rec, ok := p.read[obj.Key]; ok && rec.etag == obj.ETag {
+		return rec, nil
+	}
+	r, err := readJSON[batch.Runner](ctx, w.cfg.Bucket, obj.Key)
+	if r == nil || err != nil {
+		return record{}, err
+	}
+	rec := recordOf(r)
+	rec.etag = obj.ETag
+	p.read[obj.Key] = rec
+	return rec, nil
 }
 
 // recordFresh is how old a runner record may be that counts: runners renew theirs every 30 s.

@@ -168,7 +168,7 @@ func (r *run) look(p *progress, plan *batch.Plan, at time.Time, now float64) {
 	var said records
 	for _, w := range r.doing {
 		if w.written.at > 0 && now-w.written.at < recordFresh.Seconds() {
-			said.add(&w.written.Runner, true)
+			said.add(recordOf(&w.written.Runner), true)
 		}
 	}
 	p.sample(at, plan, said)
