@@ -9,11 +9,12 @@ import (
 
 // records are what the records of runners say together. They are up to 30 s old.
 type records struct {
-	stored   int64   // lines of chunks that the runners stored
-	open     int64   // lines with a result in other chunks
-	workers  int     // runners that ask engines
-	answered int64   // lines that engines answered, whoever died since
-	work     float64 // seconds in which the runners asked for these
+	stored   int64         // lines of chunks that the runners stored
+	open     int64         // lines with a result in other chunks
+	age      time.Duration // of the oldest record with such lines
+	workers  int           // runners that ask engines
+	answered int64         // lines that engines answered, whoever died since
+	work     float64       // seconds in which the runners asked for these
 }
 
 // record is what the record of a runner says of that.
@@ -34,15 +35,18 @@ func recordOf(r *batch.Runner) record {
 	return rec
 }
 
-// add takes a record. Of a runner that died nothing is open.
-func (r *records) add(rec record, alive bool) {
+// add takes a record. One that was not renewed is that of a runner that died, or has left: nothing is open there.
+func (r *records) add(rec record, age time.Duration) {
 	r.stored += rec.stored
 	r.answered += rec.answered
 	r.work += rec.work
-	if !alive {
+	if age > recordFresh {
 		return
 	}
-	r.open += rec.open
+	if rec.open > 0 {
+		r.open += rec.open
+		r.age = max(r.age, age)
+	}
 	if rec.asks {
 		r.workers++
 	}
@@ -50,17 +54,30 @@ func (r *records) add(rec record, alive bool) {
 
 // sample is how far a batch was at some time.
 type sample struct {
-	at    time.Time
-	lines int64
-	said  records
+	at     time.Time
+	stored int64 // lines
+	lines  int64 // these, and those of chunks in the works
+	said   records
 }
 
-// sample notes how far the batch is.
+// sample notes how far the batch is. What was stored before the records were written is open in none of them, whether or
+// not they tell of it: a runner that is killed may have stored more than its last record says.
 func (p *progress) sample(now time.Time, plan *batch.Plan, said records) {
+	said.stored = max(said.stored, p.storedBefore(now.Add(-said.age)))
 	p.said = said
 	c := p.counts()
-	p.samples = append(p.samples, sample{now, c.OK + c.Err + p.ahead(plan), said})
+	p.samples = append(p.samples, sample{now, c.OK + c.Err, c.OK + c.Err + p.ahead(plan), said})
 	p.samples = p.samples[max(0, len(p.samples)-samplesKept):]
+}
+
+// storedBefore gives the lines that were stored before some time, as far as samples say it.
+func (p *progress) storedBefore(t time.Time) int64 {
+	for _, s := range slices.Backward(p.samples) {
+		if !s.at.After(t) {
+			return s.stored
+		}
+	}
+	return 0
 }
 
 // eta is the time left at the rate of the last samples; nil while none is known. Of runners whose records are there the rate

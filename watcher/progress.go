@@ -90,8 +90,7 @@ func (w *Watcher) measure(ctx context.Context, o *open, s *survey) error {
 	return nil
 }
 
-// records sums up what runners say, so that people see a batch of one large chunk move. A record that was not renewed is that
-// of a runner that died, or has left.
+// records sums up what runners say, so that people see a batch of one large chunk move.
 func (w *Watcher) records(ctx context.Context, p *progress, s *survey) (said records, err error) {
 	if len(s.leases) == 0 {
 		return said, nil
@@ -104,7 +103,7 @@ func (w *Watcher) records(ctx context.Context, p *progress, s *survey) (said rec
 		if err != nil {
 			return said, err
 		}
-		said.add(rec, s.clock().Sub(obj.LastModified) <= recordFresh)
+		said.add(rec, s.clock().Sub(obj.LastModified))
 	}
 	return said, nil
 }

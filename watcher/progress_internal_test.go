@@ -168,7 +168,7 @@ func (r *run) look(p *progress, plan *batch.Plan, at time.Time, now float64) {
 	var said records
 	for _, w := range r.doing {
 		if w.written.at > 0 && now-w.written.at < recordFresh.Seconds() {
-			said.add(recordOf(&w.written.Runner), true)
+			said.add(recordOf(&w.written.Runner), time.Duration((now-w.written.at)*float64(time.Second)))
 		}
 	}
 	p.sample(at, plan, said)

@@ -8,6 +8,26 @@ import (
 	"spool/storage/lease"
 )
 
+// A runner that is killed may have stored chunks that its last record does not tell of.
+func TestChunksThatNoRecordTellsOfHideNobodysLines(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		wa := w.watcher()
+		id := w.upload("in/x.jsonl", lines(3001)) // shards of 2 and 2 chunks
+		w.scan(wa)
+		w.work(w.plan(id), 0)
+		w.putJSON(batch.RunnerKey(id, "killed"), batch.Runner{V: 1, OK: 1000, Open: 900})
+		for range 4 {
+			sleep(30 * time.Second)
+			w.putLease(id, 1, lease.Held)
+			w.putJSON(batch.RunnerKey(id, "alive"), batch.Runner{V: 1, Open: 300})
+			w.scan(wa)
+		}
+		if got := read[batch.Status](w, batch.StatusKey("in/x.jsonl", id)).Counts.Completed; got != 2300 {
+			t.Errorf("%d lines completed, want 2000 and the 300 of the runner that is there", got)
+		}
+	})
+}
+
 func TestLastRecordOfARunnerCountsThoughAnEarlierOneWasRead(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		wa := w.watcher()
