@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"spool/localstack/localtest"
 	"spool/runner/vllm/vllmsim"
 	"spool/storage"
 	"spool/storage/batch"
@@ -35,6 +36,7 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	localtest.ForgetSettings()
 	// The keys of spool local; the other servers take any. All else is told to each process by its stack.
 	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "spool", "AWS_SECRET_ACCESS_KEY": "spool-local-secret", "AWS_EC2_METADATA_DISABLED": "true"} {
 		os.Setenv(name, value)

@@ -1,6 +1,6 @@
 // Package localtest starts servers that other people wrote, for tests that want a second opinion: moto, and LocalStack
 // proper. A test whose server is not installed is skipped with a message that tells how to get it, and fails if
-// SPOOL_REQUIRE_ALL=1.
+// SPOOL_REQUIRE_ALL=1. ForgetSettings keeps the settings of whoever runs tests from what they start.
 package localtest
 
 import (
