@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,17 +27,6 @@ import (
 
 // pushEvery is how far two pushes are apart at most: 15 s and a tenth.
 const pushEvery = 16500 * time.Millisecond
-
-// freeAddress is of a port that nobody listens on now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	free.Close()
-	return free.Addr().String()
-}
 
 // startPushgateway starts Prometheus' own if it is installed, else that of spool local.
 func startPushgateway(t *testing.T) (url string) {

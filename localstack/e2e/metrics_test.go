@@ -51,15 +51,17 @@ scrape_configs:
 	return &prometheus{t, serve(t, "prometheus", append([]string{"--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data")}, args...)...)}
 }
 
-// serve starts a server of Prometheus' family on a free port, and ends it with the test.
+// listening is what they log of the port that the kernel has given them.
+var listening = regexp.MustCompile(`Listening on.*address=(127\.0\.0\.1:\d+)\s`)
+
+// serve starts a server of Prometheus' family on a port that is free, and ends it with the test.
 func serve(t *testing.T, program string, args ...string) (url string) {
 	t.Helper()
-	address := freeAddress(t)
 	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, append(args, "--web.listen-address", address)...)
+	cmd := exec.Command(program, append(args, "--web.listen-address", "127.0.0.1:0")...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -73,7 +75,14 @@ func serve(t *testing.T, program string, args ...string) (url string) {
 			t.Logf("last lines of %s:\n%s", program, tail(out.Name(), 20))
 		}
 	})
-	return "http://" + address
+	(&stack{t: t}).until(program+" listens", func() bool {
+		said, _ := os.ReadFile(out.Name()) // it was created before the process
+		if found := listening.FindSubmatch(said); found != nil {
+			url = "http://" + string(found[1])
+		}
+		return url != ""
+	})
+	return url
 }
 
 // queried is one series of the answer to a query over time: pairs of a time and a number in text.
