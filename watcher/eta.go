@@ -13,7 +13,7 @@ type records struct {
 	open     int64         // lines with a result in other chunks
 	age      time.Duration // of the oldest record with such lines
 	workers  int           // runners that ask engines
-	answered int64         // lines that engines answered, whoever died since
+	answered int64         // lines that engines answered, whoever left or died since: it never falls
 	work     float64       // seconds in which the runners asked for these
 }
 
@@ -26,7 +26,7 @@ type record struct {
 }
 
 func recordOf(r *batch.Runner) record {
-	rec := record{stored: r.OK + r.Err, open: r.Open, answered: r.OK + r.Err + r.Open - r.Resumed, asks: r.Requests > 0 && r.EndedAt == 0}
+	rec := record{stored: r.OK + r.Err, open: r.Open, answered: r.Latencies.Count(), asks: r.Requests > 0 && r.EndedAt == 0}
 	for _, p := range r.Phases {
 		if p.Name == batch.PhaseGenerate {
 			rec.work += p.Seconds
@@ -81,7 +81,8 @@ func (p *progress) storedBefore(t time.Time) int64 {
 }
 
 // eta is the time left at the rate of the last samples; nil while none is known. Of runners whose records are there the rate
-// is that of one at work, so that neither those that come nor the time in which models are loaded make it wrong.
+// is that of one at work, so that neither those that come nor the time in which models are loaded make it wrong. While nobody
+// is at work, it is that of all who were: others take over.
 func (p *progress) eta(plan *batch.Plan) *int64 {
 	if len(p.samples) < 2 {
 		return nil
@@ -89,9 +90,11 @@ func (p *progress) eta(plan *batch.Plan) *int64 {
 	first, last := p.samples[0], p.samples[len(p.samples)-1]
 	lines, seconds := last.lines-first.lines, last.at.Sub(first.at).Seconds()
 	left := float64(plan.Requests() - last.lines)
-	if work := last.said.work - first.said.work; work > 0 && last.said.workers > 0 {
-		lines, seconds = last.said.answered-first.said.answered, work
-		left = p.longest(plan, last.said.workers)
+	if answered := last.said.answered - first.said.answered; answered > 0 {
+		lines = answered
+		if work := last.said.work - first.said.work; work > 0 && last.said.workers > 0 {
+			seconds, left = work, p.longest(plan, last.said.workers)
+		}
 	}
 	if lines <= 0 || seconds <= 0 {
 		return nil
