@@ -16,7 +16,7 @@ if [ "${1:-}" != inside ]; then
 	printf '#!/bin/sh\nexec "%s" vllmsim --load-time 15s -- "$@"\n' "$tools/spool" >"$tools/vllm"
 	chmod +x "$tools/vllm"
 	SPOOL=$tools/spool LD_LIBRARY_PATH=$tools DEMO_COPIES=1 \
-		DEMO_ARGS="--model stand-in --vllm $tools/vllm --runners 3 --slots 64 --idle 20s" scripts/demo-monitoring.sh "$0" inside
+		DEMO_ARGS="--model stand-in --vllm $tools/vllm --runners 3 --slots 64 --idle 20s" scripts/demo-monitoring.sh "$PWD/scripts/dashboard-pictures.sh" inside
 	exit
 fi
 

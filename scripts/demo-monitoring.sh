@@ -149,7 +149,7 @@ cp monitoring/alerts.yml "$data/"
 printf 'groups: [{name: demo, rules: [{alert: Watchdog, expr: vector(1), labels: {severity: ticket}}]}]\n' >"$data/demo.yml"
 say 'Pushgateway, Alertmanager and Prometheus, with the files of monitoring/; then spool local'
 
-set -- "$0" inside "$@"
+set -- "$PWD/scripts/demo-monitoring.sh" inside "$@"
 if command -v prometheus-pushgateway >/dev/null; then
 	start pushgateway "$(port 0)" prometheus-pushgateway --persistence.file="$data/groups"
 	set -- --port-base 0 -- "$@"

@@ -25,7 +25,7 @@ if [ "${1:-}" != inside ]; then
 	say "spool local: a store, queues, a watcher, and a runner that starts vLLM"
 	printf '\033[2m$ %s\033[0m\n' "spool local --config scripts/vllm/smollm2.yaml --model $vllm/smollm2 --vllm $vllm/venv/bin/vllm"
 	SPOOL=$spool VLLM=$vllm PATH=$(dirname "$spool"):$PATH exec "$spool" local --data "$data" --port-base 0 --slots 16 \
-		--config scripts/vllm/smollm2.yaml --model "$vllm/smollm2" --vllm "$vllm/venv/bin/vllm" -- "$0" inside
+		--config scripts/vllm/smollm2.yaml --model "$vllm/smollm2" --vllm "$vllm/venv/bin/vllm" -- "$PWD/scripts/demo-vllm.sh" inside
 fi
 
 say "1. A user drops $(wc -l <"$file" | tr -d ' ') questions into the bucket, and waits; vLLM loads for a minute or three"

@@ -21,7 +21,7 @@ if [ "${1:-}" != inside ]; then
 	mkdir -p "$data"
 	say "spool local: a store, queues, a watcher and runners, for as long as this demo runs"
 	# Ports chosen by the kernel, so that a spool local that runs already is not in the way.
-	SPOOL=$spool PATH=$(dirname "$spool"):$PATH exec "$spool" local --data "$data" --port-base 0 -- "$0" inside
+	SPOOL=$spool PATH=$(dirname "$spool"):$PATH exec "$spool" local --data "$data" --port-base 0 -- "$PWD/scripts/demo.sh" inside
 fi
 
 say "1. A user drops $(wc -l <"$file" | tr -d ' ') questions into the bucket, and waits"
