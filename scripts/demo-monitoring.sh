@@ -113,8 +113,9 @@ fi
 pids=
 stop() { # ends what was started here, and nothing else
 	trap - EXIT
+	trap '' INT TERM HUP # until all have ended: what is asked twice is done once
 	for pid in $pids; do # the last one first: spool local pushes its last metrics
-		kill "$pid" 2>/dev/null || :
+		kill -TERM "-$pid" 2>/dev/null || kill "$pid" 2>/dev/null || : # with CMD, and what that runs
 		wait "$pid" || :
 	done
 	rm -f "$data/pid"
@@ -176,7 +177,7 @@ done >"$data/questions.jsonl"
 head -n 1 examples/gsm8k.jsonl | sed 's/"custom_id": "[^"]*"/"custom_id": "too-long"/; s/"max_tokens": [0-9]*/"max_tokens": 10000000/' >>"$data/questions.jsonl"
 
 export PUSHGATEWAY_URL="http://$gateway" ALERTMANAGER_URL="http://$alertmanager" PROMETHEUS_URL="http://$address" SPOOL="$spool"
-export PATH="$(dirname "$spool"):$PATH"
+export PATH="${spool%/*}:$PATH"
 [ ! -t 0 ] || [ ! -t 1 ] || export DEMO_STAY=1
 # In the background, so that signals are heard at once.
 # shellcheck disable=SC2086 # arguments
