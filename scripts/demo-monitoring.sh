@@ -105,10 +105,10 @@ for program in prometheus promtool prometheus-alertmanager amtool; do
 	command -v $program >/dev/null || fail "$program is not installed: apt install prometheus prometheus-alertmanager prometheus-pushgateway"
 done
 
-# One at a time: the data is in one folder.
-if other=$(cat "$data/pid" 2>/dev/null) && kill -0 "$other" 2>/dev/null; then
-	fail "another demo runs here, process $other: end it first"
-fi
+# One at a time, since the data is in one folder. The lock is this script's alone, and ends with it however that ends.
+mkdir -p "$data"
+exec 9<"${data%/*}"
+flock -n 9 || fail "another demo runs here, process $(cat "$data/pid" 2>/dev/null): end it first"
 
 pids=
 stop() { # ends what was started here, and nothing else
@@ -118,7 +118,6 @@ stop() { # ends what was started here, and nothing else
 		kill -TERM "-$pid" 2>/dev/null || kill "$pid" 2>/dev/null || : # with CMD, and what that runs
 		wait "$pid" || :
 	done
-	rm -f "$data/pid"
 }
 trap stop EXIT
 trap 'exit 130' INT
@@ -129,7 +128,7 @@ start() {
 	name=$1 port=$2
 	shift 2
 	# In a session of its own, which Ctrl-C does not end.
-	setsid "$@" --web.listen-address="127.0.0.1:$port" >"$data/$name.log" 2>&1 &
+	setsid "$@" --web.listen-address="127.0.0.1:$port" >"$data/$name.log" 2>&1 9<&- &
 	pid=$!
 	pids="$pid $pids"
 	for _ in $(seq 600); do
@@ -181,6 +180,6 @@ export PATH="${spool%/*}:$PATH"
 [ ! -t 0 ] || [ ! -t 1 ] || export DEMO_STAY=1
 # In the background, so that signals are heard at once.
 # shellcheck disable=SC2086 # arguments
-setsid "$spool" local --data "$data" ${DEMO_ARGS:---runners 3 --idle 3s --sim-time-scale 0.1} "$@" &
+setsid "$spool" local --data "$data" ${DEMO_ARGS:---runners 3 --idle 3s --sim-time-scale 0.1} "$@" 9<&- &
 pids="$! $pids"
 wait $!
