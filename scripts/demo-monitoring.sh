@@ -5,7 +5,9 @@
 #
 #   scripts/demo-monitoring.sh [CMD ARGS...]    runs CMD in the end, with PROMETHEUS_URL set, in place of staying up
 #
-#   DEMO_PORT     the Pushgateway's port; Alertmanager is on the next, Prometheus on the one after. Default: any that are free
+#   DEMO_PORT     the Pushgateway's port; Alertmanager is on the next, Prometheus on the one after. Default: any that are free.
+#                 Without prometheus-pushgateway, spool local has S3, SQS and a Pushgateway on the next three, by default on
+#                 9793 to 9795; it has any that are free otherwise
 #   DEMO_COPIES   how often the 200 questions are asked; default: 6
 #   DEMO_ARGS     further arguments of spool local; default: those for half a minute
 set -eu
