@@ -35,7 +35,8 @@ func (b Board) JSON() ([]byte, error) {
 	d := dashboard.NewDashboardBuilder(b.Title).Uid(b.UID).Description(b.About).Tags([]string{"spool"}).
 		Readonly().Refresh("30s").Time("now-6h", "now").Tooltip(dashboard.DashboardCursorSyncCrosshair).
 		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Prometheus").Type("prometheus")).
-		Link(dashboard.NewDashboardLinkBuilder("spool").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"spool"}).KeepTime(true).IncludeVars(true)).
+		Link(dashboard.NewDashboardLinkBuilder("spool").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"spool"}).
+			Icon("dashboard").Tooltip("The other dashboards of spool").KeepTime(true).IncludeVars(true)).
 		Annotation(annotation("Batches ended", "green", `sum by (outcome) (changes(spool_watcher_batches_total[1m])) > 0`)).
 		Annotation(annotation("XID", "red", `sum by (gpu, xid) (changes(spool_gpu_xid_errors_total[1m])) > 0`))
 	for _, v := range Variables() {
@@ -140,22 +141,28 @@ type graph[B any] interface { //nolint:interfacebloat // of a library, each used
 func (p Panel) builder() cog.Builder[dashboard.Panel] {
 	switch p.Kind {
 	case Stat:
-		return dress(p, stat.NewPanelBuilder(), 4, 4)
+		return dress(p, stat.NewPanelBuilder().Orientation(common.VizOrientationAuto), 4, 4)
 	case Bars:
-		return dress(p, bargauge.NewPanelBuilder(), 12, 6)
+		return dress(p, bargauge.NewPanelBuilder().Orientation(common.VizOrientationHorizontal), 12, 6)
 	case Table:
 		return dress(p, table.NewPanelBuilder(), 12, 8)
 	case Heat:
-		return dress(p, heatmap.NewPanelBuilder(), 12, 8)
+		return dress(p, heatmap.NewPanelBuilder().YAxis(heatmap.NewYAxisConfigBuilder().Unit(p.Unit)).
+			Tooltip(heatmap.NewHeatmapTooltipBuilder().Mode(common.TooltipDisplayModeSingle)), 12, 8)
 	case Timeline:
-		return dress(p, statetimeline.NewPanelBuilder(), 12, 6)
+		return dress(p, statetimeline.NewPanelBuilder().Tooltip(tooltip()), 12, 6)
 	}
-	b := timeseries.NewPanelBuilder().FillOpacity(10).
+	b := timeseries.NewPanelBuilder().FillOpacity(10).Tooltip(tooltip()).
 		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(true).DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom))
 	if p.Kind == Stacked {
 		b.Stacking(common.NewStackingConfigBuilder().Mode(common.StackingModeNormal))
 	}
 	return dress(p, b, 12, 8)
+}
+
+// tooltip tells of all series at a time, the highest first.
+func tooltip() *common.VizTooltipOptionsBuilder {
+	return common.NewVizTooltipOptionsBuilder().Mode(common.TooltipDisplayModeMulti).Sort(common.SortOrderDescending)
 }
 
 func dress[B graph[B]](p Panel, b B, width, height uint32) B {
@@ -176,7 +183,10 @@ func dress[B graph[B]](p Panel, b B, width, height uint32) B {
 }
 
 func (p Panel) target(query Query, i int) *prometheus.DataqueryBuilder {
-	t := prometheus.NewDataqueryBuilder().Expr(query.Expr).LegendFormat(query.Legend).RefId(string(rune('A' + i))).Datasource(source())
+	t := prometheus.NewDataqueryBuilder().Expr(query.Expr).RefId(string(rune('A' + i))).Datasource(source())
+	if query.Legend != "" {
+		t.LegendFormat(query.Legend)
+	}
 	switch p.Kind {
 	case Stat, Bars:
 		t.Instant()

@@ -3,6 +3,7 @@ package dashboards_test
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -219,6 +220,43 @@ func TestFilesHaveASourceAndNumbers(t *testing.T) {
 			t.Errorf("%s: variables %v", b.Title, d.Templating.List)
 		}
 	}
+}
+
+// TestNoOptionIsEmpty: the SDK writes options that are not set as "", for which Grafana has no meaning. Of a panel with several
+// values and such an orientation it shows the first one only (grafana/grafana-foundation-sdk#1302).
+func TestNoOptionIsEmpty(t *testing.T) {
+	for _, b := range dashboards.All() {
+		text, err := b.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d any
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range empty(d, b.Title) {
+			t.Errorf("%s is empty", path)
+		}
+	}
+}
+
+// empty gives the paths of texts without a letter.
+func empty(v any, path string) (list []string) {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, part := range v {
+			list = append(list, empty(part, path+"."+key)...)
+		}
+	case []any:
+		for i, part := range v {
+			list = append(list, empty(part, fmt.Sprintf("%s[%d]", path, i))...)
+		}
+	case string:
+		if v == "" {
+			list = append(list, path)
+		}
+	}
+	return list
 }
 
 // TestPanelsFillTheGrid: none lies on another, or beyond the right edge, and there are no holes.
