@@ -110,7 +110,7 @@ func (f *fileConfig) check() error {
 			return fmt.Errorf("pool %q: values of retry must not be negative", name)
 		}
 		if p.Engine.Model != "" {
-			if _, err := vllm.NewServer(p.Engine.vllm(nil)); err != nil {
+			if _, err := vllm.NewServer(p.Engine.vllm(nil, nil)); err != nil {
 				return fmt.Errorf("pool %q: engine: %w", name, err)
 			}
 		} else if !reflect.DeepEqual(p.Engine, engineConfig{}) {

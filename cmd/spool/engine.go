@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -55,11 +57,11 @@ func (e engineConfig) withFlags(c *cli.Context) engineConfig {
 	return e
 }
 
-func (e engineConfig) vllm(log *zap.Logger) vllm.Config {
+func (e engineConfig) vllm(log *zap.Logger, gpus runner.GPUs) vllm.Config {
 	cfg := vllm.Config{
 		Command: e.Command, Model: e.Model, Revision: e.Revision, ServedNames: e.Names, Slots: e.Slots,
 		BatchedTokens: e.BatchedTokens, MaxQueued: e.MaxQueued, Args: e.Args, StartLimit: e.StartLimit, StallLimit: e.StallLimit,
-		HubCache: hubCache(), Image: os.Getenv("SPOOL_IMAGE"), Log: log,
+		HubCache: hubCache(), Image: os.Getenv("SPOOL_IMAGE"), GPUMemory: memoryInUse(gpus), Log: log,
 	}
 	if len(e.Names) == 0 {
 		cfg.ServedNames = []string{e.Model}
@@ -88,6 +90,44 @@ func hubCache() string {
 	return home + "/.cache/huggingface/hub"
 }
 
+// memoryWait is how long a reading of the GPUs is waited for, and how old it may be.
+const memoryWait = 5 * time.Second
+
+// memoryInUse gives a function that tells how many bytes are in use on all GPUs together, as of their last reading, for
+// vllm.Config.GPUMemory; nil without GPUs.
+func memoryInUse(gpus runner.GPUs) func(context.Context) (int64, error) {
+	if gpus == nil || len(gpus.Samples()) == 0 {
+		return nil
+	}
+	return func(ctx context.Context) (int64, error) {
+		ctx, cancel := context.WithTimeout(ctx, memoryWait)
+		defer cancel()
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			used, err := sumOfMemory(gpus.Samples())
+			if err == nil {
+				return used, nil
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return 0, err
+			}
+		}
+	}
+}
+
+func sumOfMemory(samples []gpu.Sample) (used int64, err error) {
+	for _, s := range samples {
+		if s.MemoryUsed == nil || time.Since(s.Time) > memoryWait {
+			return 0, fmt.Errorf("GPU %d does not tell what is in use", s.Index)
+		}
+		used += int64(*s.MemoryUsed)
+	}
+	return used, nil
+}
+
 // setEngine gives the runner the engines of --engine-url, else one of its own.
 func setEngine(c *cli.Context, pool poolConfig, cfg *runner.Config) error {
 	own := pool.Engine.withFlags(c)
@@ -102,7 +142,7 @@ func setEngine(c *cli.Context, pool poolConfig, cfg *runner.Config) error {
 		return failf(exitUsage, "start one, for instance vllm serve MODEL --port 8000, and give --engine-url http://127.0.0.1:8000, or let spool start it: --model MODEL",
 			"no engine: spool run needs --engine-url, --model, or a model for the pool in --config")
 	}
-	server, err := vllm.NewServer(own.vllm(cfg.Log))
+	server, err := vllm.NewServer(own.vllm(cfg.Log, cfg.GPUs))
 	if err != nil {
 		return failf(exitUsage, "see the pool's engine in --config, --model and --vllm", "%w", err)
 	}

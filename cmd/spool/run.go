@@ -65,14 +65,13 @@ func (p *program) run(c *cli.Context) (err error) {
 	about := service{component: "runner", job: monitoring.RunnerJob, name: name, reg: reg, log: log}
 	tracer, stopTracing := startTracing(c, about)
 	defer stopTracing()
-	cfg, err := p.runnerConfig(c, name, reg, log)
+	gpus := watchGPUs(log)
+	defer gpus.Close()
+	cfg, err := p.runnerConfig(c, name, gpus, reg, log)
 	if err != nil {
 		return err
 	}
 	cfg.Tracer, cfg.TraceEvery = tracer, c.Int("trace-every")
-	gpus := watchGPUs(log)
-	defer gpus.Close()
-	cfg.GPUs = gpus
 	trade(cfg.Slots)
 	r, err := runner.New(cfg)
 	if err != nil {
@@ -112,7 +111,7 @@ func elsewhere(err error) error {
 	return err
 }
 
-func (p *program) runnerConfig(c *cli.Context, name string, reg *prometheus.Registry, log *zap.Logger) (runner.Config, error) {
+func (p *program) runnerConfig(c *cli.Context, name string, gpus runner.GPUs, reg *prometheus.Registry, log *zap.Logger) (runner.Config, error) {
 	file, err := readConfig(c)
 	if err != nil {
 		return runner.Config{}, err
@@ -140,7 +139,7 @@ func (p *program) runnerConfig(c *cli.Context, name string, reg *prometheus.Regi
 		Finalizer: finalize.New(finalize.Config{Bucket: s.Bucket, By: name, Render: renderer(log)}),
 		Name:      name, Version: version(), Host: host, Pool: c.String("pool"), HourPrice: price, Currency: currency,
 		Scratch: c.String("scratch"), Idle: c.Duration("idle"), LeaseTTL: c.Duration("lease-ttl"),
-		Retry: pool.Retry.policy(), Log: log, Metrics: reg,
+		Retry: pool.Retry.policy(), GPUs: gpus, Log: log, Metrics: reg,
 	}
 	return cfg, setEngine(c, pool, &cfg)
 }

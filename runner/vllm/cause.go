@@ -99,8 +99,8 @@ func signs() []sign {
 		{CauseArgument, "error: the following arguments"},
 		{CauseArgument, "error: ambiguous option"},
 		{CauseArgument, "error: one of the arguments"},
-		{CauseAddress, "Address already in use"}, // seen
-		{CauseKVCache, "No available memory for the cache blocks"},
+		{CauseAddress, "Address already in use"},                                     // seen
+		{CauseMemory, "No available memory for the cache blocks"},                    // what an earlier process held may come back
 		{CauseKVCache, "To serve at least one request with the model's max seq len"}, // seen
 		{CauseKVCache, "larger than the maximum number of tokens that can be stored in KV cache"},
 		{CauseMemory, "is less than desired GPU memory utilization"},

@@ -30,6 +30,7 @@ func TestCauseIsFoundInTheLog(t *testing.T) {
 		{"flag", "usage: vllm [-h] [-v]\nvllm: error: unrecognized arguments: --no-such-flag 3", "exit status 2", CauseArgument, "vllm: error: unrecognized"},
 		{"gated", "    raise GatedRepoError(\nhuggingface_hub.errors.GatedRepoError: 401 Client Error.\nOSError: You are trying to access a gated repo.", "exit status 1", CauseAccess, "huggingface_hub.errors.GatedRepoError: 401"},
 		{"memory while it loads", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20 MiB\nRuntimeError: Engine core initialization failed.", "exit status 1", CauseMemory, "torch.OutOfMemoryError: CUDA"},
+		{"memory that is held by another", "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.", "exit status 1", CauseMemory, "ValueError: No available"},
 		{"network", "LocalEntryNotFoundError: no snapshot. Please check your internet connection and try again.", "exit status 1", CauseHub, "LocalEntryNotFoundError: no"},
 		{"killed by the kernel", "INFO loading", "signal: killed", CauseMemory, ""},
 		{"root cause before its consequence", "Traceback\nzmq.error.ZMQError: no device\nRuntimeError: Engine core initialization failed.", "exit status 1", CauseUnknown, "zmq.error.ZMQError: no device"},

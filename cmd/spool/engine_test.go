@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+
+	"spool/runner"
+	"spool/runner/gpu"
+	"spool/runner/vllm"
+)
+
+// seenGPUs counts how often it was asked for samples.
+type seenGPUs struct {
+	samples func() []gpu.Sample
+	asked   int
+}
+
+func (*seenGPUs) Run(context.Context) error { return nil }
+
+func (g *seenGPUs) Samples() []gpu.Sample {
+	g.asked++
+	return g.samples()
+}
+
+func using(bytes uint64) gpu.Sample {
+	return gpu.Sample{Reading: gpu.Reading{MemoryUsed: &bytes}, Time: time.Now()}
+}
+
+// engineContext is a command line of spool run, as far as engines go.
+func engineContext(t *testing.T, args ...string) *cli.Context {
+	t.Helper()
+	set := flag.NewFlagSet("run", flag.ContinueOnError)
+	for _, f := range append(engineFlags(""), &cli.IntFlag{Name: "slots", Value: 256}) {
+		if err := f.Apply(set); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := set.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return cli.NewContext(cli.NewApp(), set, nil)
+}
+
+func TestMemoryInUseIsTheSumOfAllGPUs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		g := &seenGPUs{samples: func() []gpu.Sample {
+			switch age := time.Since(begin); {
+			case age < time.Second: // nothing was read yet
+				return []gpu.Sample{{}, {}}
+			case age < time.Minute:
+				return []gpu.Sample{using(3 << 30), using(4 << 30)}
+			}
+			old := using(1)
+			old.Time = begin
+			return []gpu.Sample{using(1), old}
+		}}
+		memory := memoryInUse(g)
+		if used, err := memory(t.Context()); used != 7<<30 || err != nil || time.Since(begin) != time.Second {
+			t.Errorf("%d bytes, %v, after %v, want 7 GiB after 1s", used, err, time.Since(begin))
+		}
+		time.Sleep(2 * time.Minute)
+		asked := time.Now()
+		if used, err := memory(t.Context()); err == nil || time.Since(asked) != memoryWait {
+			t.Errorf("of a reading that is old: %d bytes, nil, after %v", used, time.Since(asked))
+		}
+	})
+}
+
+func TestWithoutGPUsNobodyIsAskedForMemory(t *testing.T) {
+	for name, gpus := range map[string]runner.GPUs{"none": nil, "no driver": &gpu.Sampler{}} {
+		if memoryInUse(gpus) != nil {
+			t.Errorf("%s: it is asked", name)
+		}
+	}
+}
+
+func TestOwnEngineIsToldWhatTheGPUsHold(t *testing.T) {
+	g := &seenGPUs{samples: func() []gpu.Sample { return []gpu.Sample{using(1)} }}
+	cfg := runner.Config{GPUs: g, Log: zap.NewNop()}
+	if err := setEngine(engineContext(t, "--model", "m", "--vllm", "/no/such/vllm"), poolConfig{}, &cfg); err != nil {
+		t.Fatal(err)
+	}
+	before := g.asked
+	if _, ok := errors.AsType[*vllm.StartError](cfg.Server.Run(t.Context())); !ok || g.asked == before {
+		t.Errorf("the engine's start has looked at the GPUs %d times", g.asked-before)
+	}
+}
