@@ -75,7 +75,7 @@ func newPage(s *batch.Summary) *view {
 	v.Engines = v.Engines[:min(len(v.Engines), maxEngines)]
 	v.Differ = mixedNames(s)
 	v.Mixed, v.MoreMix = mixedRows(s)
-	v.Runners, v.Hidden = runnerRows(s.Runners)
+	v.Runners, v.Hidden = runnerRows(s)
 	v.addFlow(s)
 	v.Inside, v.Slow, v.Requests, v.Finish = engineTimes(s.Runners), slowChunks(s.Runners), requests(s.Runners), finishes(s.Runners)
 	v.Sizes = fileSizes(s)
@@ -174,7 +174,7 @@ func recordNotes(s *batch.Summary) []string {
 	for _, r := range s.Runners {
 		lines += r.OK + r.Err
 		resumed += r.Resumed
-		if r.EndedAt == 0 {
+		if r.EndedAt == 0 && r.Runner != s.Finalizer {
 			open++
 		}
 	}
@@ -182,6 +182,9 @@ func recordNotes(s *batch.Summary) []string {
 		notes = append(notes, fmt.Sprintf("The runners' records count %s, the result %s: a record may lack a killed runner's last half minute.", plural(lines, "line"), count(done)))
 	} else if len(s.Runners) == 0 && done > 0 {
 		notes = append(notes, "No runner left a record.")
+	}
+	if open > 0 {
+		notes = append(notes, plural(open, "runner")+" recorded no end: killed, or not through yet when this was made.")
 	}
 	if resumed > 0 {
 		notes = append(notes, plural(resumed, "line")+" were taken over from runners that went, and not asked again.")
@@ -263,22 +266,29 @@ func after(t, before int64) string {
 type runnerRow struct{ Name, Host, Held, State, Lines, Failed, Requests, Retries, Resumed, Chunks string }
 
 // runnerRows shows the runners that held the batch longest.
-func runnerRows(runners []batch.Runner) (rows []runnerRow, hidden int) {
-	sorted := slices.Clone(runners)
+func runnerRows(s *batch.Summary) (rows []runnerRow, hidden int) {
+	sorted := slices.Clone(s.Runners)
 	slices.SortStableFunc(sorted, func(a, b batch.Runner) int { return cmp.Compare(held(&b), held(&a)) })
 	shown := sorted[:min(len(sorted), maxRunners)]
 	for _, r := range shown {
-		state := "ended"
-		if r.EndedAt == 0 {
-			state = "not ended"
-		}
 		rows = append(rows, runnerRow{
-			Name: plain(r.Runner, 60), Host: cmp.Or(plain(r.Host, 60), "–"), Held: span(float64(held(&r))), State: state,
+			Name: plain(r.Runner, 60), Host: cmp.Or(plain(r.Host, 60), "unknown host"), Held: span(float64(held(&r))), State: runnerState(s, &r),
 			Lines: count(r.OK), Failed: count(r.Err), Requests: count(r.Requests), Retries: count(r.Retries),
 			Resumed: count(r.Resumed), Chunks: count(int64(r.Chunks)),
 		})
 	}
 	return rows, len(sorted) - len(shown)
+}
+
+// runnerState says how a runner's work for the batch ended. Who ends the batch makes this report before its own record has an end.
+func runnerState(s *batch.Summary, r *batch.Runner) string {
+	switch {
+	case r.Runner == s.Finalizer:
+		return "ended the batch"
+	case r.EndedAt == 0:
+		return "no end recorded"
+	}
+	return "ended"
 }
 
 func (v *view) addFlow(s *batch.Summary) {

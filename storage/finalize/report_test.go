@@ -48,6 +48,25 @@ func TestEveryEndHasItsReport(t *testing.T) {
 	}
 }
 
+// The report is made before the runner that ends the batch has recorded its own end: it is not taken for one that was killed.
+func TestReportKnowsTheRunnerThatEndedTheBatch(t *testing.T) {
+	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+		now := time.Now().Unix()
+		for name, ended := range map[string]int64{"f": 0, "r-done": now, "r-lost": 0} { // try finalises as f
+			putJSON(t, s, batch.RunnerKey(testID, name), batch.Runner{V: 1, Batch: testID, Runner: name, Host: "h", StartedAt: now - 3, UpdatedAt: now, EndedAt: ended})
+		}
+		w.finishAll(t, s)
+		try(t, s, w)
+		html := get(t, s, testDir+batch.ReportName)
+		for _, want := range []string{"<td>f<small>h, ended the batch</small></td>", "<td>r-done<small>h, ended</small></td>",
+			"<td>r-lost<small>h, no end recorded</small></td>", "1 runner recorded no end"} {
+			if !strings.Contains(html, want) {
+				t.Errorf("the report has no %q", want)
+			}
+		}
+	})
+}
+
 // What runners recorded later is in a report that is made anew; nothing else changes.
 func TestReportIsMadeAnew(t *testing.T) {
 	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
