@@ -14,12 +14,12 @@ func batchNow() []Panel {
 		one(Stat, "Batches ended", count, "Batches by outcome, as the watchers saw them end in the range.",
 			"sum by (outcome) (max_over_time(spool_watcher_batches_total§T))", "{{outcome}}"),
 		one(Stat, "Error ratio", ratio, "Lines that ended as errors, of all that ended.",
-			`sum(rate(spool_requests_total{status="error", §M}§W)) / sum(rate(spool_requests_total{status=~"ok|error", §M}§W))`, "errors"),
+			`sum(rate(spool_requests_total{status="error", §M}§W)) / sum(rate(spool_requests_total{status=~"ok|error", §M}§W))`, "errors").red(0.02),
 		one(Stat, "Output tokens a second", perSecond, "Tokens of results.",
 			`sum(rate(spool_tokens_total{type="output", §M}§W))`, "tokens/s"),
 		one(Stat, "Live runners", count, "Runners that pushed in the last minute and have not ended.", "count("+liveRunners+") or vector(0)", "runners"),
 		one(Stat, "Oldest job", seconds, "How long the oldest job waits that nobody works on.",
-			"max(spool_queue_oldest_message_age_seconds{§P})", "age"),
+			"max(spool_queue_oldest_message_age_seconds{§P})", "age").red(1800),
 	}
 }
 
@@ -29,10 +29,10 @@ func batchBatches() []Panel {
 			`sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state=~"completed|failed"})) / sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state="total"}))`, "{{batch_id}}"),
 		one(Bars, "Time left", seconds, "At the rate of the last ten minutes.", "max by (batch_id) (spool_batch_eta_seconds)", "{{batch_id}}"),
 		one(Stat, "Last batch took", seconds, "From the upload to batch.json.", "max by (pool) (spool_last_run_duration_seconds{§P})", "{{pool}}"),
-		one(Stat, "Last success", seconds, "Since a batch of the pool last ended completed.", "time() - max by (pool) (spool_last_success_timestamp_seconds{§P})", "{{pool}}"),
+		one(Stat, "Last success", seconds, "Since a batch of the pool last ended completed.", "time() - max by (pool) (spool_last_success_timestamp_seconds{§P})", "{{pool}}").red(2 * 86400),
 		one(Stat, "Last end", seconds, "Since a batch of the pool last ended, however.", "time() - max by (pool) (spool_last_completion_timestamp_seconds{§P})", "{{pool}}"),
 		one(Stat, "Plans", count, "Files that were accepted or rejected, in the range.", "sum by (verdict) (max_over_time(spool_watcher_plans_total§T))", "{{verdict}}"),
-		one(Stat, "Bad lines", count, "Bad lines of files that were planned, in the range.", "sum(max_over_time(spool_watcher_bad_lines_total§T))", "bad"),
+		one(Stat, "Bad lines", count, "Bad lines of files that were planned, in the range.", "sum(max_over_time(spool_watcher_bad_lines_total§T))", "bad").yellow(1),
 		one(Lines, "Lines validated", perSecond, "Lines a second that watchers check; bad ones are counted, too.",
 			"sum(rate(spool_watcher_lines_validated_total§W))", "lines/s"),
 		one(Lines, "Bytes validated", "Bps", "Bytes of input files as stored.", "sum(rate(spool_watcher_validated_bytes_total§W))", "bytes/s"),
@@ -48,7 +48,7 @@ func batchRequests() []Panel {
 		one(Stacked, "Error types", perSecond, "The ten most frequent failures of requests, tries that are made again too.",
 			"topk(10, sum by (error_type) (rate(spool_request_errors_total{§M}§W)))", "{{error_type}}"),
 		one(Bars, "Failures", count, "The same in the range: all of them, also the first of its type, which no rate shows.",
-			"topk(10, sum by (error_type) (max_over_time(spool_request_errors_total{§M}§T)))", "{{error_type}}"),
+			"topk(10, sum by (error_type) (max_over_time(spool_request_errors_total{§M}§T)))", "{{error_type}}").yellow(1),
 		{Title: "Latency", About: "Time of requests that got a result.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M")},
 		one(Heat, "Latencies", seconds, "How many requests took how long.", "sum by (le) (rate(spool_request_duration_seconds_bucket{§M}§W))", "{{le}}"),
 		{Title: "Tokens of a result", About: "Half and nearly all of the results have at most so many.", Unit: count, Queries: []Query{
@@ -78,8 +78,8 @@ func batchChunks() []Panel {
 func batchQueues() []Panel {
 	return []Panel{
 		one(Stacked, "Messages", count, "As SQS counts them.", `max by (queue, state) (spool_queue_messages{queue_role="jobs", §P})`, "{{queue}} {{state}}"),
-		one(Lines, "Age of the oldest job", seconds, "Of those that nobody works on.", "max by (queue) (spool_queue_oldest_message_age_seconds{§P})", "{{queue}}"),
-		one(Lines, "Dead letters", count, "Seen before the watcher takes them.", `max by (queue) (spool_queue_messages{queue_role="dlq", §P})`, "{{queue}}"),
+		one(Lines, "Age of the oldest job", seconds, "Of those that nobody works on.", "max by (queue) (spool_queue_oldest_message_age_seconds{§P})", "{{queue}}").red(1800),
+		one(Lines, "Dead letters", count, "Seen before the watcher takes them.", `max by (queue) (spool_queue_messages{queue_role="dlq", §P})`, "{{queue}}").red(1),
 		one(Lines, "Jobs sent", perSecond, "Messages that watchers send.", "sum by (pool) (rate(spool_watcher_jobs_sent_total{§P}§W))", "{{pool}}"),
 		one(Lines, "Jobs sent again", perSecond, "Because too few messages were found.", "sum by (pool) (rate(spool_watcher_jobs_resent_total{§P}§W))", "{{pool}}").needs(NeedsTrouble),
 		one(Lines, "Dead jobs taken", perSecond, "Messages taken from the dead-letter queue.", "sum by (pool) (rate(spool_watcher_dead_jobs_total{§P}§W))", "{{pool}}").needs(NeedsTrouble),

@@ -136,6 +136,8 @@ type graph[B any] interface { //nolint:interfacebloat // of a library, each used
 	Span(uint32) B
 	Height(uint32) B
 	WithTarget(cog.Builder[variants.Dataquery]) B
+	Thresholds(cog.Builder[dashboard.ThresholdsConfig]) B
+	ColorScheme(cog.Builder[dashboard.FieldColor]) B
 }
 
 func (p Panel) builder() cog.Builder[dashboard.Panel] {
@@ -154,6 +156,9 @@ func (p Panel) builder() cog.Builder[dashboard.Panel] {
 	}
 	b := timeseries.NewPanelBuilder().FillOpacity(10).Tooltip(tooltip()).
 		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(true).DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom))
+	if len(p.Levels) > 0 {
+		b.ThresholdsStyle(common.NewGraphThresholdsStyleConfigBuilder().Mode(common.GraphThresholdsStyleModeDashed))
+	}
 	if p.Kind == Stacked {
 		b.Stacking(common.NewStackingConfigBuilder().Mode(common.StackingModeNormal))
 	}
@@ -176,10 +181,26 @@ func dress[B graph[B]](p Panel, b B, width, height uint32) B {
 	b.Datasource(source())
 	b.Span(width)
 	b.Height(height)
+	b.Thresholds(dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).Steps(p.steps()))
+	if p.Kind == Stat || p.Kind == Bars || p.Kind == Timeline {
+		b.ColorScheme(dashboard.NewFieldColorBuilder().Mode(dashboard.FieldColorModeIdThresholds))
+	}
 	for i, query := range p.Queries {
 		b.WithTarget(p.target(query, i))
 	}
 	return b
+}
+
+// steps are the colors of values. Without any Grafana takes its own, which are red from 80 on, whatever is counted.
+func (p Panel) steps() []dashboard.Threshold {
+	list := []dashboard.Threshold{{Color: "green"}}
+	if p.Kind == Timeline {
+		list = []dashboard.Threshold{{Color: "gray"}, {Value: cog.ToPtr(1.0), Color: "green"}}
+	}
+	for _, l := range p.Levels {
+		list = append(list, dashboard.Threshold{Value: cog.ToPtr(l.From), Color: l.Color})
+	}
+	return list
 }
 
 func (p Panel) target(query Query, i int) *prometheus.DataqueryBuilder {

@@ -50,6 +50,13 @@ type Panel struct {
 	Kind               Kind
 	Queries            []Query
 	Needs              Needs
+	Levels             []Level // rising
+}
+
+// Level is a value from which on a panel has a color of Grafana's: large values, and a line in a chart.
+type Level struct {
+	From  float64
+	Color string
 }
 
 // Query is one expression, and the name of what it gives, with labels in double braces.
@@ -94,6 +101,18 @@ func one(kind Kind, title, unit, about, expr, legend string) Panel {
 
 func (p Panel) needs(n Needs) Panel {
 	p.Needs = n
+	return p
+}
+
+// yellow from a value on is what somebody should look at in time.
+func (p Panel) yellow(from float64) Panel {
+	p.Levels = append(p.Levels, Level{from, "yellow"})
+	return p
+}
+
+// red from a value on is what somebody should look at now.
+func (p Panel) red(from float64) Panel {
+	p.Levels = append(p.Levels, Level{from, "red"})
 	return p
 }
 

@@ -259,6 +259,72 @@ func empty(v any, path string) (list []string) {
 	return list
 }
 
+// TestColorsHaveAMeaning: values are green but for those about which somebody should do something. Where there is an alert, its
+// bound is the color's.
+func TestColorsHaveAMeaning(t *testing.T) {
+	want := map[string]string{
+		"Error ratio": "red from 0.02", "Oldest job": "red from 1800", "Last success": "red from 172800", "Bad lines": "yellow from 1",
+		"Failures": "yellow from 1", "Age of the oldest job": "red from 1800", "Dead letters": "red from 1",
+		"Hottest": "red from 85", "XIDs": "red from 1", "Temperature": "red from 85", "Waiting for an engine": "red from 900",
+		"Runners lost": "red from 1", "Last progress": "red from 600", "Last scan": "red from 600", "Oldest log line": "red from 120",
+		"Engine up": "green from 1", "Runners up": "green from 1", "Watchers up": "green from 1", "Pushgateway up": "green from 1",
+	}
+	for _, b := range dashboards.All() {
+		text, err := b.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			Panels []struct {
+				Type, Title string
+				FieldConfig struct {
+					Defaults struct {
+						Color      struct{ Mode string }
+						Thresholds struct {
+							Mode  string
+							Steps []struct {
+								Value *float64
+								Color string
+							}
+						}
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range d.Panels {
+			if p.Type == "row" {
+				continue
+			}
+			base, mode := "green", ""
+			switch p.Type {
+			case "state-timeline":
+				base, mode = "gray", "thresholds"
+			case "stat", "bargauge":
+				mode = "thresholds"
+			}
+			defaults := p.FieldConfig.Defaults
+			steps := defaults.Thresholds.Steps
+			if defaults.Thresholds.Mode != "absolute" || defaults.Color.Mode != mode || steps[0].Color != base || steps[0].Value != nil {
+				t.Errorf("%s, %s: %+v, want colors of the mode %q, %s at first", b.Title, p.Title, defaults, mode, base)
+			}
+			var got []string
+			for _, s := range steps[1:] {
+				got = append(got, fmt.Sprintf("%s from %v", s.Color, *s.Value))
+			}
+			if g := strings.Join(got, ", "); g != want[p.Title] {
+				t.Errorf("%s, %s: %q, want %q", b.Title, p.Title, g, want[p.Title])
+			}
+			delete(want, p.Title)
+		}
+	}
+	for title := range want {
+		t.Errorf("no panel is called %s", title)
+	}
+}
+
 // TestPanelsFillTheGrid: none lies on another, or beyond the right edge, and there are no holes.
 func TestPanelsFillTheGrid(t *testing.T) {
 	for _, b := range dashboards.All() {

@@ -12,10 +12,10 @@ func gpuNow() []Panel {
 			q("count(spool_gpu_utilization_ratio{§R} >= 0.1) or vector(0)", "at work"), q("count(spool_gpu_utilization_ratio{§R} < 0.1) or vector(0)", "without work"),
 		}},
 		one(Stat, "Utilisation", ratio, "Mean of all GPUs.", "avg(spool_gpu_utilization_ratio{§R})", "mean").needs(NeedsGPU),
-		one(Stat, "Hottest", "celsius", "Highest temperature of any GPU now.", "max(spool_gpu_temperature_celsius{§R})", "now").needs(NeedsGPU),
+		one(Stat, "Hottest", "celsius", "Highest temperature of any GPU now.", "max(spool_gpu_temperature_celsius{§R})", "now").needs(NeedsGPU).red(85),
 		one(Stat, "Memory", ratio, "Allocated part.", "sum(spool_gpu_memory_used_bytes{§R}) / sum(spool_gpu_memory_total_bytes{§R})", "used").needs(NeedsGPU),
 		one(Stat, "Power", "watt", "Of all GPUs.", "sum(rate(spool_gpu_energy_joules_total{§R}§W))", "watts").needs(NeedsGPU),
-		one(Stat, "XIDs", count, "Errors that the driver reported, in the range.", "sum(max_over_time(spool_gpu_xid_errors_total{§R}§T)) or vector(0)", "errors"),
+		one(Stat, "XIDs", count, "Errors that the driver reported, in the range.", "sum(max_over_time(spool_gpu_xid_errors_total{§R}§T)) or vector(0)", "errors").red(1),
 	}
 }
 
@@ -28,7 +28,7 @@ func gpuGPUs() []Panel {
 		}},
 		{Title: "Temperature", About: "And the highest since the runner started. From 85 °C on there is an alert.", Unit: "celsius", Queries: []Query{
 			q("spool_gpu_temperature_celsius{§R}", "{{instance}} {{gpu}}"), q("spool_gpu_temperature_max_celsius{§R}", "{{instance}} {{gpu}} highest"),
-		}},
+		}, Levels: []Level{{85, "red"}}},
 		one(Lines, "Power of each", "watt", "Mean over the interval.", "rate(spool_gpu_energy_joules_total{§R}§W)", "{{instance}} {{gpu}}"),
 		one(Lines, "Energy a thousand tokens", "joule", "Of output tokens, over all runners.",
 			`1000 * sum(rate(spool_gpu_energy_joules_total{§R}§W)) / sum(rate(spool_tokens_total{type="output", §R}§W))`, "J/1k tokens"),
@@ -56,6 +56,6 @@ func gpuEngines() []Panel {
 		one(Timeline, "Engine up", count, "1 while an engine of the runner is up.", "spool_engine_ready{§R}", "{{instance}}"),
 		one(Lines, "Engine starts", count, "All beyond one for each engine are restarts.", "max by (instance) (spool_engine_starts_total{§R})", "{{instance}}"),
 		one(Lines, "Model load time", seconds, "Of the last start of a runner's own engine.", "max by (instance) (spool_engine_load_duration_seconds{§R})", "{{instance}}").needs(NeedsOwn),
-		one(Lines, "Waiting for an engine", seconds, "Of runners that have work and no engine.", "time() - spool_engine_load_start_timestamp_seconds{§R}", "{{instance}}").needs(NeedsTrouble),
+		one(Lines, "Waiting for an engine", seconds, "Of runners that have work and no engine.", "time() - spool_engine_load_start_timestamp_seconds{§R}", "{{instance}}").needs(NeedsTrouble).red(900),
 	}
 }

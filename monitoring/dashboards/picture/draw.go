@@ -29,12 +29,12 @@ func (c *canvas) stats(list []series) {
 	size := min(30, (c.h-4)/float64(len(list))/1.3)
 	c.putf(`<div class="stats" style="height:%.0fpx">`, c.h)
 	for _, s := range list {
-		value := html.EscapeString(number(s.last(), c.unit))
+		value, color := html.EscapeString(number(s.last(), c.unit)), c.color(s.last())
 		if len(list) == 1 {
-			c.putf(`<div class="one"><b style="font-size:%.0fpx">%s</b></div>`, size, value)
+			c.putf(`<div class="one"><b style="font-size:%.0fpx;color:%s">%s</b></div>`, size, color, value)
 			continue
 		}
-		c.putf(`<div><span>%s</span><b style="font-size:%.0fpx">%s</b></div>`, html.EscapeString(s.name), min(size, 20), value)
+		c.putf(`<div><span>%s</span><b style="font-size:%.0fpx;color:%s">%s</b></div>`, html.EscapeString(s.name), min(size, 20), color, value)
 	}
 	c.putf(`</div>`)
 }
@@ -49,8 +49,8 @@ func (c *canvas) bars(list []series) {
 	}
 	shown := list[:min(len(list), max(1, int(c.h/20)-1))]
 	for _, s := range shown {
-		c.putf(`<div class="bar"><span>%s</span><i><u style="width:%.1f%%"></u></i><b>%s</b></div>`,
-			html.EscapeString(s.name), 100*min(1, max(0, s.last()/max(top, 1e-9))), html.EscapeString(number(s.last(), c.unit)))
+		c.putf(`<div class="bar"><span>%s</span><i><u style="width:%.1f%%;background:%s"></u></i><b>%s</b></div>`,
+			html.EscapeString(s.name), 100*min(1, max(0, s.last()/max(top, 1e-9))), c.color(s.last()), html.EscapeString(number(s.last(), c.unit)))
 	}
 	c.more(len(list) - len(shown))
 }
@@ -145,8 +145,8 @@ func (c *canvas) legend(list []series) {
 	c.putf(`</div>`)
 }
 
-// lines draws values over time, one above the other if they are stacked.
-func (c *canvas) lines(list []series, stacked bool) {
+// lines draws values over time, one above the other if they are stacked, and, if asked, where others than the first color begin.
+func (c *canvas) lines(list []series, stacked, levels bool) {
 	below := map[model.Time]float64{}
 	highest := 0.0
 	floors := make([][]float64, len(list)) // on which each value stands
@@ -164,6 +164,9 @@ func (c *canvas) lines(list []series, stacked bool) {
 	ch := c.open(62, true)
 	ch.times()
 	y := ch.axis(highest)
+	if levels {
+		ch.levels(y)
+	}
 	for i, s := range list {
 		for _, run := range runs(s.values, 2*c.step()) {
 			ch.line(s.values[run[0]:run[1]], floors[i][run[0]:run[1]], y, color(i), stacked)
@@ -171,6 +174,15 @@ func (c *canvas) lines(list []series, stacked bool) {
 	}
 	c.putf(`</svg>`)
 	c.legend(list)
+}
+
+// levels draws those that are on the plane.
+func (c chart) levels(y func(float64) float64) {
+	for _, s := range c.steps {
+		if s.Value != nil && y(*s.Value) >= c.top {
+			c.putf(`<line x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f" stroke="%s" stroke-dasharray="6 4"/>`, c.left, c.right, y(*s.Value), y(*s.Value), shade(s.Color))
+		}
+	}
 }
 
 // runs gives the beginnings and ends of parts in which no value lacks.
@@ -206,7 +218,7 @@ func (c chart) line(values []model.SamplePair, floors []float64, y func(float64)
 	c.putf(`<polyline points="%s" fill="none" stroke="%s" stroke-width="1.5"/>`, strings.Join(upper, " "), color)
 }
 
-// states draws a row for each series, green where it is 1 or more, grey where it is 0.
+// states draws a row for each series, in the colors of its values.
 func (c *canvas) states(list []series) {
 	ch := c.open(130, false)
 	ch.times()
@@ -214,16 +226,11 @@ func (c *canvas) states(list []series) {
 	for i, s := range list {
 		top := ch.top + float64(i)*height
 		c.putf(`<text x="%.0f" y="%.1f" text-anchor="end">%s</text>`, ch.left-6, top+height/2+4, html.EscapeString(s.name))
-		up := func(v model.SamplePair) bool { return v.Value >= 1 }
 		for _, run := range runs(s.values, 2*c.step()) {
 			for list := s.values[run[0]:run[1]]; len(list) > 0; {
-				n := 1
-				for n < len(list) && up(list[n]) == up(list[0]) {
+				n, fill := 1, c.color(float64(list[0].Value))
+				for n < len(list) && c.color(float64(list[n].Value)) == fill {
 					n++
-				}
-				fill := "#c8cdd2"
-				if up(list[0]) {
-					fill = "#4caf7d"
 				}
 				from, to := ch.x(list[0].Timestamp), min(ch.x(list[n-1].Timestamp.Add(c.step())), ch.right)
 				c.putf(`<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`, from, top+2, to-from, height-4, fill)

@@ -48,10 +48,20 @@ type panel struct {
 	Targets                  []struct{ Expr, LegendFormat string }
 	FieldConfig              struct {
 		Defaults struct {
-			Unit   string
-			Custom struct{ Stacking struct{ Mode string } }
+			Unit       string
+			Thresholds struct{ Steps []step }
+			Custom     struct {
+				Stacking        struct{ Mode string }
+				ThresholdsStyle struct{ Mode string }
+			}
 		}
 	}
+}
+
+// step is a value from which on a panel has a color; the first has none, and is for all below the second.
+type step struct {
+	Value *float64
+	Color string
 }
 
 // canvas is the body of a panel while it is drawn.
@@ -60,6 +70,24 @@ type canvas struct {
 	view View
 	unit string
 	w, h float64 // px
+
+	steps []step
+}
+
+// color gives that of a value.
+func (c *canvas) color(v float64) string {
+	name := "green"
+	for _, s := range c.steps {
+		if s.Value == nil || v >= *s.Value {
+			name = s.Color
+		}
+	}
+	return shade(name)
+}
+
+// shade is what is drawn for a color of Grafana's: somewhat darker, as all is on white.
+func shade(name string) string {
+	return map[string]string{"green": "#1a7f37", "yellow": "#b07d00", "red": "#c4313a", "gray": "#c8cdd2"}[name]
 }
 
 func (c *canvas) putf(format string, args ...any) { fmt.Fprintf(c, format, args...) }
@@ -90,7 +118,8 @@ func Page(ctx context.Context, src Source, dashboard []byte, view View) (page st
 func (p panel) draw(ctx context.Context, src Source, view View) (string, error) {
 	g := p.GridPos
 	x, y := g.X*Width/columns+gap/2, header+g.Y*rowHeight+gap/2
-	c := &canvas{view: view, unit: p.FieldConfig.Defaults.Unit, w: g.W*Width/columns - gap - 18, h: g.H*rowHeight - gap - titleSpace - 10}
+	c := &canvas{view: view, unit: p.FieldConfig.Defaults.Unit, w: g.W*Width/columns - gap - 18, h: g.H*rowHeight - gap - titleSpace - 10,
+		steps: p.FieldConfig.Defaults.Thresholds.Steps}
 	place := fmt.Sprintf("left:%.0fpx;top:%.0fpx;width:%.0fpx;height:%.0fpx", x, y, g.W*Width/columns-gap, g.H*rowHeight-gap)
 	if p.Type == "row" {
 		return fmt.Sprintf(`<h2 style="%s">%s</h2>`, place, html.EscapeString(p.Title)), nil
@@ -113,7 +142,8 @@ func (p panel) draw(ctx context.Context, src Source, view View) (string, error) 
 	case p.Type == "state-timeline":
 		c.states(list)
 	case p.Type == "timeseries":
-		c.lines(list, p.FieldConfig.Defaults.Custom.Stacking.Mode == "normal")
+		custom := p.FieldConfig.Defaults.Custom
+		c.lines(list, custom.Stacking.Mode == "normal", custom.ThresholdsStyle.Mode == "dashed")
 	default:
 		return "", fmt.Errorf("it is of the unknown type %q", p.Type)
 	}
@@ -208,10 +238,10 @@ section{position:absolute;background:#fff;border:1px solid #dcdfe2;border-radius
 h3{font-size:12.5px;font-weight:600;height:19px;white-space:nowrap}
 .none{color:#6e7781;text-align:center;padding-top:8px}
 .stats{display:flex;flex-direction:column;justify-content:center}
-.stats div{display:flex;justify-content:space-between;align-items:baseline;gap:8px} .stats b{font-weight:600;color:#1a7f37;white-space:nowrap}
+.stats div{display:flex;justify-content:space-between;align-items:baseline;gap:8px} .stats b{font-weight:600;white-space:nowrap}
 .stats span{color:#57606a;overflow:hidden;text-overflow:ellipsis;white-space:nowrap} .stats .one{justify-content:center}
 .bar{display:grid;grid-template-columns:38% 1fr 64px;gap:8px;align-items:center;height:20px}
-.bar span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;text-align:right;color:#57606a} .bar i{height:13px;background:#eaecee;display:block} .bar i u{display:block;height:13px;background:#2f7ed8}
+.bar span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;text-align:right;color:#57606a} .bar i{height:13px;background:#eaecee;display:block} .bar i u{display:block;height:13px}
 table{border-collapse:collapse;width:100%} th{text-align:left;color:#57606a;font-weight:600} td,th{padding:2.5px 8px 2.5px 0;border-bottom:1px solid #eaecee;white-space:nowrap;max-width:230px;overflow:hidden;text-overflow:ellipsis}
 svg{display:block} svg text{font-size:10.5px;fill:#57606a} .grid{stroke:#e7e9eb} .legend{height:17px;overflow:hidden;white-space:nowrap}
 .legend span{margin-right:12px} .legend i{display:inline-block;width:12px;height:3px;margin-right:4px;vertical-align:middle}

@@ -94,6 +94,24 @@ func TestLastValues(t *testing.T) {
 	want(t, find(t, page, `<td>([^<]*)</td><td>([^<]*)</td>`), "&lt;a&gt; 20.8 min", "b 12.5 ms")
 }
 
+// TestColorsAreThoseOfThresholds: a picture is as red as Grafana would be.
+func TestColorsAreThoseOfThresholds(t *testing.T) {
+	const green, yellow, red = "#1a7f37", "#b07d00", "#c4313a"
+	steps := `,"thresholds":{"steps":[{"color":"green","value":null},{"color":"yellow","value":1},{"color":"red","value":85}]}`
+	a := &answers{
+		at: map[string]model.Vector{"x": {
+			{Metric: named("a"), Value: 0}, {Metric: named("b"), Value: 1}, {Metric: named("c"), Value: 84}, {Metric: named("d"), Value: 85},
+		}},
+		over: map[string]model.Matrix{"x": {{Metric: named("a"), Values: values(15*time.Second, 60, 90)}}},
+	}
+	want(t, find(t, draw(t, a, "stat", "short", steps), `color:(#[0-9a-f]*)">`), green, yellow, yellow, red)
+	want(t, find(t, draw(t, a, "stat", "short", ""), `color:(#[0-9a-f]*)">`), green, green, green, green)
+	want(t, find(t, draw(t, a, "bargauge", "short", steps), `<u style="[^"]*background:(#[0-9a-f]*)"`), green, yellow, yellow, red)
+	const line = `<line [^>]*stroke="(#[0-9a-f]*)" stroke-dasharray`
+	want(t, find(t, draw(t, a, "timeseries", "short", steps+`,"custom":{"thresholdsStyle":{"mode":"dashed"}}`), line), yellow, red)
+	want(t, find(t, draw(t, a, "timeseries", "short", steps), line))
+}
+
 func nan() float64 { return math.NaN() }
 
 func TestLinesHaveGaps(t *testing.T) {
@@ -124,7 +142,8 @@ func TestStackedLinesStandOnEachOther(t *testing.T) {
 
 func TestStatesAreJoined(t *testing.T) {
 	a := &answers{over: map[string]model.Matrix{"x": {{Metric: named("r"), Values: values(15*time.Second, 1, 1, 0, 0, 1)}}}}
-	want(t, find(t, draw(t, a, "state-timeline", "short", ""), `<rect[^>]*fill="(#[0-9a-f]*)"`), "#4caf7d", "#c8cdd2", "#4caf7d")
+	page := draw(t, a, "state-timeline", "short", `,"thresholds":{"steps":[{"color":"gray","value":null},{"color":"green","value":1}]}`)
+	want(t, find(t, page, `<rect[^>]*fill="(#[0-9a-f]*)"`), "#1a7f37", "#c8cdd2", "#1a7f37")
 }
 
 func TestHeatIsWhatEachBucketHas(t *testing.T) {
