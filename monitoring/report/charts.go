@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"fmt"
 	"iter"
 	"maps"
 	"math"
@@ -32,6 +33,7 @@ type columns struct {
 	Title               string // what it shows, for who cannot see it
 	Top                 string // the value at the upper edge
 	Left, Middle, Right string // below
+	Note                string
 	Bars                []bar
 }
 
@@ -153,38 +155,80 @@ func (f *flow) chart(title, unit string, values []float64) *columns {
 	return f.slotChart(title, unit, rates)
 }
 
-// perOctave is how many columns of the chart of latencies stand for a doubling.
-const perOctave = 4
+// Of the chart of latencies.
+const (
+	perOctave  = 4              // columns for a doubling
+	perColumn  = 16 / perOctave // buckets of a column
+	maxFar     = 0.02           // part of the requests that may be left out at an end, as far from all others
+	farColumns = 2 * perOctave  // so many empty columns are far
+)
 
-// latencyChart draws the buckets, four of them together, from the first that is not empty to the last.
+// latencyChart draws the buckets, some together, from the first that is not empty to the last, and says what a column stands for.
+// A few requests that took far shorter or longer than all others are said, not drawn: they would leave the chart empty.
 func latencyChart(l batch.Latencies) *columns {
-	column := func(b int64) int { return int(b) * perOctave / 16 }
 	first, last := -1, -1
 	for _, b := range l {
 		if first < 0 {
-			first = column(b[0])
+			first = int(b[0]) / perColumn
 		}
-		last = column(b[0])
+		last = int(b[0]) / perColumn
 	}
 	if first < 0 {
 		return nil
 	}
 	values := make([]float64, last-first+1)
 	for _, b := range l {
-		values[column(b[0])-first] += float64(b[1])
+		values[int(b[0])/perColumn-first] += float64(b[1])
 	}
-	from := func(i int) string { return took(batch.LatencyFrom((first + i) * 16 / perOctave)) }
+	from := func(i int) string { return took(batch.LatencyFrom((first + i) * perColumn)) }
+	note := "Each column is a quarter of a doubling: the scale is logarithmic."
+	if i, n := far(values); n > 0 {
+		note += fmt.Sprintf(" Not drawn: %s that took less than %s.", plural(n, "request"), from(i))
+		values, first = values[i:], first+i
+	}
+	slices.Reverse(values)
+	i, n := far(values)
+	slices.Reverse(values)
+	if n > 0 {
+		note += fmt.Sprintf(" Not drawn: %s that took more than %s.", plural(n, "request"), from(len(values)-i))
+		values = values[:len(values)-i]
+	}
 	c := newColumns("Requests by how long they took", values, func(i int) string {
 		return from(i) + " to " + from(i+1) + ": " + plural(int64(values[i]), "request")
 	})
 	if c != nil {
 		c.Top += " requests"
 		c.Left, c.Right = from(0), from(len(values))
-		if n := len(values); n >= 4 && n%2 == 0 { // then it is in the middle
-			c.Middle = from(n / 2)
+		if len(values) > 1 {
+			c.Middle = took(batch.LatencyFrom((2*first + len(values)) * perColumn / 2))
 		}
+		c.Note = note
 	}
 	return c
+}
+
+// far looks for the first columns that have a small part of all in them and stand far before the others. It gives the first of
+// the others, and how many there are before it; 0 if there are no such columns.
+func far(values []float64) (next int, n int64) {
+	all := 0.0
+	for _, v := range values {
+		all += v
+	}
+	sum, empty := 0.0, 0
+	for i, v := range values {
+		if v <= 0 {
+			empty++
+			continue
+		}
+		if empty >= farColumns {
+			next, n = i, int64(sum)
+		}
+		empty = 0
+		if sum += v; sum > maxFar*all {
+			break
+		}
+	}
+	return next, n
 }
 
 func took(d time.Duration) string { return span(d.Seconds()) }

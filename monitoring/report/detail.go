@@ -208,6 +208,9 @@ func (t timeline) slotChart(title, unit string, values []float64) *columns {
 	})
 	if c != nil {
 		all := t.slot * float64(len(values))
+		if c.Top == "1" {
+			unit = strings.TrimSuffix(unit, "s") // chunks and requests
+		}
 		c.Top += " " + unit
 		c.Left, c.Middle, c.Right = "0", span(all/2), span(all)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -423,6 +424,32 @@ func TestFlowKeepsTheSum(t *testing.T) {
 	}
 	if newFlow(runners[2:]) != nil {
 		t.Error("a series without slots gives a flow")
+	}
+}
+
+func TestAxisOfLatenciesHasItsMiddleAndSaysThatItIsLogarithmic(t *testing.T) {
+	at := func(d time.Duration, n int64) [2]int64 { return [2]int64{int64(batch.LatencyBucket(d)), n} }
+	const note = "Each column is a quarter of a doubling: the scale is logarithmic."
+	for name, c := range map[string]struct {
+		l                         batch.Latencies
+		left, middle, right, note string
+		bars                      int
+	}{
+		"even number of columns": {batch.Latencies{at(time.Second, 50), at(1700*time.Millisecond, 50)}, "918 ms", "1.3 s", "1.8 s", note, 2},
+		"odd number of columns":  {batch.Latencies{at(time.Second, 50), at(1500*time.Millisecond, 50)}, "918 ms", "1.2 s", "1.6 s", note, 2},
+		"one column":             {batch.Latencies{at(time.Second, 7)}, "918 ms", "", "1.0 s", note, 1},
+		"refusals of a millisecond": {batch.Latencies{at(time.Millisecond, 30), at(10*time.Second, 1300), at(18*time.Second, 1100)},
+			"8.4 s", "14 s", "21 s", note + " Not drawn: 30 requests that took less than 8.4 s.", 2},
+		"a straggler": {batch.Latencies{at(time.Second, 1000), at(10*time.Minute, 1)},
+			"918 ms", "", "1.0 s", note + " Not drawn: 1 request that took more than 1.0 s.", 1},
+		"two kinds of requests": {batch.Latencies{at(time.Millisecond, 300), at(10*time.Second, 1300)}, "1 ms", "98 ms", "10 s", note, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := latencyChart(c.l)
+			if got.Left != c.left || got.Middle != c.middle || got.Right != c.right || got.Note != c.note || len(got.Bars) != c.bars {
+				t.Errorf("axis %q, %q, %q, note %q, %d bars", got.Left, got.Middle, got.Right, got.Note, len(got.Bars))
+			}
+		})
 	}
 }
 
