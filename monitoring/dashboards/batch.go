@@ -19,15 +19,15 @@ func batchNow() []Panel {
 			`sum(rate(spool_tokens_total{type="output", §M}§W))`, "tokens/s"),
 		one(Stat, "Live runners", count, "Runners that pushed in the last minute and have not ended.", "count("+liveRunners+") or vector(0)", "runners"),
 		one(Stat, "Oldest job", seconds, "How long the oldest job waits that nobody works on.",
-			"max(spool_queue_oldest_message_age_seconds{§P})", "age").red(1800),
+			"max(spool_queue_oldest_message_age_seconds{§P}§WATCHES)", "age").red(1800),
 	}
 }
 
 func batchBatches() []Panel {
 	return []Panel{
 		one(Bars, "Progress", ratio, "Lines with a result, of the open batches (50 at most).",
-			`sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state=~"completed|failed"})) / sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state="total"}))`, "{{batch_id}}"),
-		one(Bars, "Time left", seconds, "At the rate of the last ten minutes.", "max by (batch_id) (spool_batch_eta_seconds)", "{{batch_id}}"),
+			`sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state=~"completed|failed"}§WATCHES)) / sum by (batch_id) (max by (batch_id, state) (spool_batch_lines{state="total"}§WATCHES))`, "{{batch_id}}"),
+		one(Bars, "Time left", seconds, "At the rate of the last ten minutes.", "max by (batch_id) (spool_batch_eta_seconds§WATCHES)", "{{batch_id}}"),
 		one(Stat, "Last batch took", seconds, "From the upload to batch.json.", "max by (pool) (spool_last_run_duration_seconds{§P})", "{{pool}}"),
 		one(Stat, "Last success", seconds, "Since a batch of the pool last ended completed.", "time() - max by (pool) (spool_last_success_timestamp_seconds{§P})", "{{pool}}").red(2 * 86400),
 		one(Stat, "Last end", seconds, "Since a batch of the pool last ended, however.", "time() - max by (pool) (spool_last_completion_timestamp_seconds{§P})", "{{pool}}"),
@@ -56,7 +56,7 @@ func batchRequests() []Panel {
 			q(quantile("0.95", "type", "spool_request_tokens", "§M"), "{{type}} p95"),
 		}},
 		{Title: "Window", About: "Requests at the engines, and how many there may be.", Unit: count, Queries: []Query{
-			q("sum(spool_requests_in_flight{§R})", "in flight"), q("sum(spool_window_size{§R})", "window"),
+			q("sum(spool_requests_in_flight{§R}§RUNS)", "in flight"), q("sum(spool_window_size{§R}§RUNS)", "window"),
 		}},
 	}
 }
@@ -65,11 +65,11 @@ func batchChunks() []Panel {
 	return []Panel{
 		{Title: "Chunk duration", About: "From the first line in the window to the commit.", Unit: seconds, Queries: quantiles("spool_chunk_duration_seconds", "§R")},
 		one(Stacked, "Chunks", perSecond, "Adopted: another runner was faster, its chunk stands.", "sum by (state) (rate(spool_chunks_total{§R}§W))", "{{state}}"),
-		one(Lines, "Oldest open chunk", seconds, "A straggler holds its batch up.", "time() - spool_chunk_start_timestamp_seconds{§R}", "{{instance}}"),
+		one(Lines, "Oldest open chunk", seconds, "A straggler holds its batch up.", "time() - spool_chunk_start_timestamp_seconds{§R}§RUNS", "{{instance}}"),
 		one(Stacked, "Segments", perSecond, "Attempts to save finished lines of open chunks. If they fail, a crash loses work.",
 			"sum by (outcome) (rate(spool_segments_total{§R}§W))", "{{outcome}}"),
 		one(Stat, "Jobs", count, "What became of jobs, in the range.", "sum by (state) (max_over_time(spool_jobs_total{§R}§T)) > 0", "{{state}}"),
-		one(Lines, "Jobs in progress", count, "Shards that runners hold.", "sum by (instance) (spool_runner_jobs_in_progress{§R})", "{{instance}}"),
+		one(Lines, "Jobs in progress", count, "Shards that runners hold.", "sum by (instance) (spool_runner_jobs_in_progress{§R}§RUNS)", "{{instance}}"),
 		{Title: "Job duration", About: "From the receipt of a job to its fate.", Unit: seconds, Queries: quantiles("spool_job_duration_seconds", "§R")},
 		{Title: "Waiting in the queue", About: "Of jobs when they are first received.", Unit: seconds, Queries: quantiles("spool_job_queue_wait_seconds", "§R")},
 	}
@@ -77,9 +77,9 @@ func batchChunks() []Panel {
 
 func batchQueues() []Panel {
 	return []Panel{
-		one(Stacked, "Messages", count, "As SQS counts them.", `max by (queue, state) (spool_queue_messages{queue_role="jobs", §P})`, "{{queue}} {{state}}"),
-		one(Lines, "Age of the oldest job", seconds, "Of those that nobody works on.", "max by (queue) (spool_queue_oldest_message_age_seconds{§P})", "{{queue}}").red(1800),
-		one(Lines, "Dead letters", count, "Seen before the watcher takes them.", `max by (queue) (spool_queue_messages{queue_role="dlq", §P})`, "{{queue}}").red(1),
+		one(Stacked, "Messages", count, "As SQS counts them.", `max by (queue, state) (spool_queue_messages{queue_role="jobs", §P}§WATCHES)`, "{{queue}} {{state}}"),
+		one(Lines, "Age of the oldest job", seconds, "Of those that nobody works on.", "max by (queue) (spool_queue_oldest_message_age_seconds{§P}§WATCHES)", "{{queue}}").red(1800),
+		one(Lines, "Dead letters", count, "Seen before the watcher takes them.", `max by (queue) (spool_queue_messages{queue_role="dlq", §P}§WATCHES)`, "{{queue}}").red(1),
 		one(Lines, "Jobs sent", perSecond, "Messages that watchers send.", "sum by (pool) (rate(spool_watcher_jobs_sent_total{§P}§W))", "{{pool}}"),
 		one(Lines, "Jobs sent again", perSecond, "Because too few messages were found.", "sum by (pool) (rate(spool_watcher_jobs_resent_total{§P}§W))", "{{pool}}").needs(NeedsTrouble),
 		one(Lines, "Dead jobs taken", perSecond, "Messages taken from the dead-letter queue.", "sum by (pool) (rate(spool_watcher_dead_jobs_total{§P}§W))", "{{pool}}").needs(NeedsTrouble),

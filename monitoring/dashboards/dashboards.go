@@ -66,12 +66,19 @@ type Query struct{ Expr, Legend string }
 func All() []Board { return []Board{batchProcessing(), gpuMonitoring(), systemHealth()} }
 
 // q writes a query. R stands for the matcher of runners that the dashboard's variables choose, M for that and the one of
-// models, P for that of pools; W is the interval of a rate.
+// models, P for that of pools; W is the interval of a rate, T the range of the dashboard. Gauges behind which RUNS, WATCHES or
+// LIVES stands are those of runners, of watchers, and of both that have pushed lately: of one that was killed the last values
+// stay for two hours.
 func q(expr, legend string) Query {
 	return Query{strings.NewReplacer(
+		"§RUNS", fresh("=", "spool-runner"), "§WATCHES", fresh("=", "spool-watcher"), "§LIVES", fresh("=~", "spool-.+"),
 		"§R", `instance=~"$instance"`, "§M", `model=~"$model", instance=~"$instance"`, "§P", `pool=~"$pool"`,
 		"§W", "[$__rate_interval]", "§T", "[$__range]",
 	).Replace(expr), legend}
+}
+
+func fresh(operator, job string) string {
+	return fmt.Sprintf(" and on (job, instance) time() - push_time_seconds{job%s%q} < 90", operator, job)
 }
 
 // quantiles asks for three quantiles of a histogram, whose series are chosen by matchers.

@@ -13,10 +13,10 @@ func healthProcesses() []Panel {
 			`count((time() - push_time_seconds{job="spool-runner", §R} > 90) and on (job, instance) spool_runner_up == 1) or vector(0)`, "lost").red(1),
 		one(Table, "Alerts", count, "Those that fire or are about to.", "max by (alertname, alertstate, severity) (ALERTS)", ""),
 		one(Table, "Runners", count, "What they are.", "max by (instance, version, pool, engine_version, gpu_name) (spool_runner_info{§R})", ""),
-		one(Table, "Age", seconds, "Since the runner started.", "time() - max by (instance) (spool_runner_start_timestamp_seconds{§R})", ""),
+		one(Table, "Age", seconds, "Since the runner started.", "time() - max by (instance) (spool_runner_start_timestamp_seconds{§R}§RUNS)", ""),
 		one(Table, "Last push", seconds, "Since a runner or watcher last pushed.", `time() - push_time_seconds{job=~"spool-.+"}`, ""),
-		one(Lines, "Last progress", seconds, "Since the runner got a result, or took up work.", "time() - max by (instance) (spool_runner_last_progress_timestamp_seconds{§R})", "{{instance}}").red(600),
-		one(Timeline, "Runners up", count, "1 while they work, 0 when they have ended in order.", "max by (instance) (spool_runner_up{§R})", "{{instance}}"),
+		one(Lines, "Last progress", seconds, "Since the runner got a result, or took up work.", "time() - max by (instance) (spool_runner_last_progress_timestamp_seconds{§R}§RUNS)", "{{instance}}").red(600),
+		one(Timeline, "Runners up", count, "1 while they work, 0 when they have ended in order; nothing 90 s after the last push.", "max by (instance) (spool_runner_up{§R}§RUNS)", "{{instance}}"),
 	}
 }
 
@@ -34,9 +34,9 @@ func healthStore() []Panel {
 
 func healthWatchers() []Panel {
 	return []Panel{
-		one(Timeline, "Watchers up", count, "1 while they work, 0 when they have ended in order.", "max by (instance) (spool_watcher_up)", "{{instance}}"),
+		one(Timeline, "Watchers up", count, "1 while they work, 0 when they have ended in order; nothing 90 s after the last push.", "max by (instance) (spool_watcher_up§WATCHES)", "{{instance}}"),
 		one(Lines, "Last scan", seconds, "Since the last scan that saw everything; nothing before the first.", "time() - (max(spool_watcher_last_scan_timestamp_seconds) > 0)", "age").red(600),
-		one(Lines, "Watcher age", seconds, "Since the watcher started.", "time() - max by (instance) (spool_watcher_start_timestamp_seconds)", "{{instance}}"),
+		one(Lines, "Watcher age", seconds, "Since the watcher started.", "time() - max by (instance) (spool_watcher_start_timestamp_seconds§WATCHES)", "{{instance}}"),
 		{Title: "Scan", About: "Time of a scan.", Unit: seconds, Queries: quantiles("spool_watcher_scan_seconds", "")},
 		one(Lines, "Scans", perSecond, "Each watcher makes one every 30 s.", "sum by (instance) (rate(spool_watcher_scans_total§W))", "{{instance}}"),
 		one(Stacked, "Events", perSecond, "Messages of the queue of the bucket's events.", "sum by (kind) (rate(spool_watcher_events_total§W))", "{{kind}}"),
@@ -56,6 +56,6 @@ func healthTelemetry() []Panel {
 		one(Lines, "Pushes", perSecond, "Requests at the Pushgateway, by answer.", `sum by (code) (rate(pushgateway_http_requests_total{handler="push"}§W))`, "{{code}}").needs(NeedsGateway),
 		one(Stacked, "Telemetry failures", perSecond, "By where it should have gone.", "sum by (sink) (rate(spool_telemetry_failures_total§W))", "{{sink}}"),
 		one(Stacked, "Log lines", perSecond, "By level, and whether they came into the bucket.", "sum by (level, outcome) (rate(spool_log_lines_total§W))", "{{level}} {{outcome}}"),
-		one(Lines, "Oldest log line", seconds, "That waits for its way into the bucket.", "max by (instance) (spool_log_oldest_unflushed_age_seconds)", "{{instance}}").red(120),
+		one(Lines, "Oldest log line", seconds, "That waits for its way into the bucket.", "max by (instance) (spool_log_oldest_unflushed_age_seconds§LIVES)", "{{instance}}").red(120),
 	}
 }
