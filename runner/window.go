@@ -27,6 +27,7 @@ type window struct {
 	fast, main chan *task // each holds up to size lines, so that a shard's end leaves time to get the next
 	again      chan *task
 	later      chan delayed
+	room       chan struct{} // holds one for each line that waits for its next try, size at most
 }
 
 // task is one line on its way to the engine. Like http.Request it carries its context: that of the shard,
@@ -57,7 +58,7 @@ func newWindow(cfg Config, f *fleet, m *meter) *window {
 	return &window{
 		size: cfg.Window, fleet: f, retry: cfg.Retry, meter: m, throttle: newThrottle(cfg.Slots, cfg.Window),
 		fast: make(chan *task, cfg.Window), main: make(chan *task, cfg.Window),
-		again: make(chan *task), later: make(chan delayed),
+		again: make(chan *task), later: make(chan delayed), room: make(chan struct{}, cfg.Window),
 	}
 }
 
@@ -89,7 +90,13 @@ func (w *window) push(t *task, fast bool) error {
 // next gives the line to be asked now. There mostly is one, and to look at one channel after the other is
 // cheaper than to wait for all.
 func (w *window) next(ctx context.Context) (*task, bool) {
-	for _, lane := range [...]chan *task{w.again, w.fast, w.main} {
+	select {
+	case t := <-w.again:
+		<-w.room
+		return t, true
+	default:
+	}
+	for _, lane := range [...]chan *task{w.fast, w.main} {
 		select {
 		case t := <-lane:
 			return t, true
@@ -98,6 +105,7 @@ func (w *window) next(ctx context.Context) (*task, bool) {
 	}
 	select {
 	case t := <-w.again:
+		<-w.room
 		return t, true
 	case t := <-w.fast:
 		return t, true
@@ -114,21 +122,24 @@ func (w *window) worker(ctx context.Context, n int) {
 		if !ok {
 			return
 		}
-		w.serve(ctx, t)
+		for t != nil {
+			t = w.serve(ctx, t)
+		}
 	}
 }
 
 // serve asks for one line, and goes on with it as long as engines go down: the fleet holds it until one is back.
+// It gives the line that the worker is to ask next, nil if that is for the lanes to say.
 //
 //nolint:contextcheck // a task has its shard's context, not the worker's
-func (w *window) serve(ctx context.Context, t *task) {
+func (w *window) serve(ctx context.Context, t *task) (next *task) {
 	for t.ctx.Err() == nil {
 		engine, err := w.fleet.acquire(t.ctx, t.group)
 		if err != nil {
 			if t.ctx.Err() == nil {
 				t.chunk.owner.fail(err)
 			}
-			return // else its shard needs it no more
+			return nil // else its shard needs it no more
 		}
 		answer, took := w.ask(t, engine)
 		died := died(t.ctx, engine, answer)
@@ -141,14 +152,14 @@ func (w *window) serve(ctx context.Context, t *task) {
 		if died && t.strike(crowd) {
 			t.tellConvicted()
 			t.chunk.deliver(t, crashed(t, answer), took)
-			return
+			return nil
 		}
 		if answer.Outcome != vllm.Down {
-			w.settle(ctx, t, answer, took)
-			return
+			return w.settle(ctx, t, answer, took)
 		}
 		w.retried(t)
 	}
+	return nil
 }
 
 func (w *window) ask(t *task, engine ticket) (vllm.Answer, time.Duration) {
@@ -168,8 +179,9 @@ func (w *window) ask(t *task, engine ticket) (vllm.Answer, time.Duration) {
 	return answer, time.Since(start)
 }
 
-// settle hands an answer of an engine that is up to its chunk, or puts the line back for another try.
-func (w *window) settle(ctx context.Context, t *task, a vllm.Answer, took time.Duration) {
+// settle hands an answer of an engine that is up to its chunk, or puts the line back for another try. It gives
+// the line that is next, as askLater does.
+func (w *window) settle(ctx context.Context, t *task, a vllm.Answer, took time.Duration) (next *task) {
 	switch a.Outcome {
 	case vllm.OK, vllm.Rejected:
 		t.chunk.deliver(t, a, took)
@@ -179,15 +191,16 @@ func (w *window) settle(ctx context.Context, t *task, a vllm.Answer, took time.D
 	case vllm.Retry:
 		if t.attempts++; t.attempts >= w.retry.Attempts {
 			t.chunk.deliver(t, exhausted(a, t.attempts), took)
-			return
+			return nil
 		}
-		w.askLater(ctx, t, a)
+		return w.askLater(ctx, t, a)
 	case vllm.Busy:
 		w.halve()
-		w.askLater(ctx, t, a)
+		return w.askLater(ctx, t, a)
 	case vllm.Aborted:
-		w.askLater(ctx, t, a)
+		return w.askLater(ctx, t, a)
 	}
+	return nil
 }
 
 // exhausted makes a result of the last failure: the HTTP response if there was one with an error status,
@@ -204,10 +217,39 @@ func exhausted(a vllm.Answer, attempts int) vllm.Answer {
 	return vllm.Answer{Outcome: vllm.Rejected, Code: code, Err: fmt.Errorf("no answer after %d attempts: %w", attempts, a.Err)}
 }
 
-func (w *window) askLater(ctx context.Context, t *task, a vllm.Answer) {
+// askLater has a line wait until it may be asked again. No more lines wait than the window holds: an engine that
+// only refuses must not make the runner take shard after shard from the queue. While there is no room, the worker
+// keeps its line, and gives the one that it is to ask next: this one when its time comes, or one whose time came
+// first and that leaves its place to it.
+func (w *window) askLater(ctx context.Context, t *task, a vllm.Answer) (next *task) {
 	w.retried(t)
+	d := delayed{task: t, at: time.Now().Add(w.pause(t, a))}
 	select {
-	case w.later <- delayed{task: t, at: time.Now().Add(w.pause(t, a))}:
+	case w.room <- struct{}{}:
+		w.hold(ctx, d)
+		return nil
+	default:
+	}
+	timer := time.NewTimer(time.Until(d.at))
+	defer timer.Stop()
+	select {
+	case w.room <- struct{}{}:
+	case next = <-w.again:
+	case <-timer.C:
+		return t
+	case <-t.ctx.Done():
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+	w.hold(ctx, d)
+	return next
+}
+
+// hold gives a line that has room to delay, which always takes it.
+func (w *window) hold(ctx context.Context, d delayed) {
+	select {
+	case w.later <- d:
 	case <-ctx.Done():
 	}
 }
@@ -230,7 +272,7 @@ func (w *window) pause(t *task, a vllm.Answer) time.Duration {
 	return pause
 }
 
-// delay holds lines until they may be asked again. It owns the heap.
+// delay holds lines until they may be asked again, and gives them to whoever is free. It owns the heap.
 func (w *window) delay(ctx context.Context) {
 	var waiting delayHeap
 	timer := time.NewTimer(0)
