@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 
+	"spool/localstack/localtest"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/memstore"
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) { testscript.Main(leakChecked{m}, map[string]func(){
 type leakChecked struct{ *testing.M }
 
 func (m leakChecked) Run() int {
+	localtest.ForgetSettings()
 	code := m.M.Run()
 	if err := goleak.Find(); err != nil && code == 0 {
 		os.Stderr.WriteString(err.Error() + "\n")
