@@ -244,11 +244,27 @@ type part struct{ Kind, X, W, Tip string }
 // key is an entry of its legend.
 type key struct{ Kind, Name, Seconds, Share string }
 
+// Phases of a batch, beside those of its runners.
+const (
+	phasePlan  = "plan"
+	phaseQueue = "queue"
+	phaseRun   = "run"
+	phaseStop  = "stop"
+)
+
 // kind is the class of the style for a phase.
 func kind(name string) string {
 	switch name {
 	case batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle, batch.PhaseDrain:
 		return name
+	case phasePlan:
+		return batch.PhaseStore
+	case phaseQueue:
+		return batch.PhaseEngine
+	case phaseRun:
+		return batch.PhaseGenerate
+	case phaseStop:
+		return batch.PhaseDrain
 	}
 	return "other"
 }
@@ -266,20 +282,50 @@ func phaseText(name string) string {
 		return "idle"
 	case batch.PhaseDrain:
 		return "handing over"
+	case phasePlan:
+		return "being checked and planned"
+	case phaseQueue:
+		return "waiting in the queue"
+	case phaseRun:
+		return "running"
+	case phaseStop:
+		return "being stopped"
 	}
 	return plain(name, 40)
 }
 
-// gantt is the chart of phases.
+// gantt is a chart of phases.
 type gantt struct {
+	Title       string
 	Lanes       []lane
 	Keys        []key
 	Left, Right string
 	More        int // runners that are not shown
 }
 
+// course draws the way of a batch from upload to end, by the store's clock; nil of a file that was refused.
+func course(s *batch.Summary) *gantt {
+	t := s.Times
+	if rejected(s) || t.Uploaded <= 0 || t.Finalized <= t.Uploaded {
+		return nil
+	}
+	var phases []batch.Phase
+	at := t.Uploaded
+	for _, p := range []struct {
+		name string
+		end  int64
+	}{
+		{phasePlan, t.Created}, {phaseQueue, cmp.Or(t.InProgress, t.Stopped, t.Finalized)}, {phaseRun, cmp.Or(t.Stopped, t.Finalized)}, {phaseStop, t.Finalized},
+	} {
+		end := max(at, min(p.end, t.Finalized)) // a runner's clock may say when it began
+		phases = batch.AddPhase(phases, p.name, float64(end-at))
+		at = end
+	}
+	return newGantt("From upload to end", []batch.Runner{{Runner: "the batch", StartedAt: t.Uploaded, EndedAt: t.Finalized, Phases: phases}})
+}
+
 // newGantt draws the runners' phases, the longest held first; nil if no runner recorded any.
-func newGantt(runners []batch.Runner) *gantt {
+func newGantt(title string, runners []batch.Runner) *gantt {
 	var with []batch.Runner
 	start, end := int64(math.MaxInt64), int64(0)
 	for _, r := range runners {
@@ -292,7 +338,7 @@ func newGantt(runners []batch.Runner) *gantt {
 		return nil
 	}
 	slices.SortStableFunc(with, func(a, b batch.Runner) int { return cmp.Compare(held(&b), held(&a)) })
-	g := &gantt{Left: clock(start), Right: clock(end), Keys: keys(with)}
+	g := &gantt{Title: title, Left: clock(start), Right: clock(end), Keys: keys(with)}
 	shown := with[:min(len(with), maxRunners)]
 	g.More = len(with) - len(shown)
 	slices.SortStableFunc(shown, func(a, b batch.Runner) int { return cmp.Compare(a.StartedAt, b.StartedAt) })
@@ -337,22 +383,19 @@ func fewer(phases []batch.Phase, n int) []batch.Phase {
 
 // keys sums the phases by name, the longest first.
 func keys(runners []batch.Runner) []key {
-	sums, all := map[string]float64{}, 0.0
+	sums, kinds, all := map[string]float64{}, map[string]string{}, 0.0
 	for _, r := range runners {
 		for _, p := range r.Phases {
 			name := phaseText(p.Name)
+			kinds[name] = kind(p.Name)
 			sums[name] += max(0, p.Seconds)
 			all += max(0, p.Seconds)
 		}
 	}
-	kinds := map[string]string{}
-	for _, name := range []string{batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseIdle, batch.PhaseDrain} {
-		kinds[phaseText(name)] = name
-	}
 	names := slices.SortedFunc(maps.Keys(sums), func(a, b string) int { return cmp.Or(cmp.Compare(sums[b], sums[a]), cmp.Compare(a, b)) })
 	var list []key
 	for _, name := range names[:min(len(names), 12)] {
-		list = append(list, key{cmp.Or(kinds[name], "other"), name, span(sums[name]), percent(sums[name], all)})
+		list = append(list, key{kinds[name], name, span(sums[name]), percent(sums[name], all)})
 	}
 	return list
 }

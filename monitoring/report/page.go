@@ -35,6 +35,7 @@ type view struct {
 	MoreMix   int
 	Ran       bool
 	Times     []fact
+	Course    *gantt
 	Gantt     *gantt
 	Runners   []runnerRow
 	Hidden    int // runners that are not shown
@@ -67,7 +68,7 @@ func newPage(s *batch.Summary) *view {
 		CSS: template.CSS(pageCSS),
 		Key: plain(s.Input.Key, 1024), Batch: plain(s.Batch, 60), Ended: clock(s.Times.Finalized),
 		Verdict: judge(s), Tiles: tiles(s), Complete: complete(s), Identity: identity(s), Options: options(s),
-		Ran: len(s.Runners) > 0 || s.Lines.OK+s.Lines.Failed > 0, Times: times(s), Gantt: newGantt(s.Runners),
+		Ran: len(s.Runners) > 0 || s.Lines.OK+s.Lines.Failed > 0, Times: times(s), Course: course(s), Gantt: newGantt("What the runners did, by their own clocks", s.Runners),
 		Tokens: tokens(s), Cost: cost(s), Errors: errorRows(s), Next: next(s), Files: files(s),
 	}
 	v.Engines = engines(s.Runners)
@@ -206,7 +207,7 @@ func identity(s *batch.Summary) []fact {
 	}
 	slices.Sort(versions)
 	versions = slices.Compact(versions)
-	return []fact{
+	list := []fact{
 		{"Input", plain("s3://"+s.Input.Bucket+"/"+s.Input.Key, 1100)},
 		{"Size", size(float64(s.Input.Size)) + ", " + lines(s.Lines.Total)},
 		{"ETag", plain(s.Input.ETag, 100)},
@@ -221,6 +222,10 @@ func identity(s *batch.Summary) []fact {
 		{"spool", cmp.Or(plain(strings.Join(versions[:min(len(versions), 5)], ", "), maxText), notRecorded)},
 		{"Ended by", cmp.Or(plain(s.Finalizer, 100), notRecorded)},
 	}
+	if s.TraceID != "" {
+		list = append(list, fact{"Trace", plain(s.TraceID, 60)})
+	}
+	return list
 }
 
 func onInvalid(v string) string {

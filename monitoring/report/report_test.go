@@ -32,7 +32,7 @@ func completed(n int64, runners int) *batch.Summary {
 		Seconds: batch.SummarySeconds{Queued: 38, Running: 600, Total: 640},
 		Usage:   batch.Usage{InputTokens: 90 * n, OutputTokens: 250 * n, TotalTokens: 340 * n, InputTokensDetails: batch.InputDetails{CachedTokens: 45 * n}},
 		Rates:   &batch.SummaryRates{Lines: float64(n) / 600, InputTokens: 90 * float64(n) / 600, OutputTokens: 250 * float64(n) / 600},
-		Errors:  []batch.ErrorClass{}, FileErrors: []batch.BatchError{}, Finalizer: "r-00",
+		Errors:  []batch.ErrorClass{}, FileErrors: []batch.BatchError{}, Finalizer: "r-00", TraceID: "0af7651916cd43dd8448eb211c80319c",
 	}
 	var took []batch.Latencies
 	for i := range runners {
@@ -213,6 +213,8 @@ func TestPageHasTheValuesOfTheSummary(t *testing.T) {
 		"1,319 = 1,319 + 0 + 0 + 0: every line is in exactly one place.",
 		"s3://my-bucket/in/evals/prompts.jsonl", "SHA-256 5fec", "1 shard, 2 chunks, 2 runners", "spool 1.2.3", "team evals",
 		"Revision abc123", "Arguments serve --max-num-seqs 256", "Models served Qwen/Qwen3-8B (40960)", "2 runners",
+		"Ended by r-00 Trace 0af7651916cd43dd8448eb211c80319c",
+		"running 10 min (93.8 %) waiting in the queue 38 s (5.9 %) being checked and planned 2 s (0.3 %) the batch 10 min 40 s",
 		"Uploaded 2025-11-23 12:13:20 UTC", "First work 2025-11-23 12:14:00 UTC, 38 s later",
 		"generating 15 min 10 s (82.7 %)", "waiting for the engine 2 min 40 s (14.5 %)",
 		"GPUs watched 4", "Mean utilisation 80 %", "Idle 3 min 40 s of 18 min 20 s", "0.153 kWh, 1,668 J per 1,000 output tokens",
@@ -340,7 +342,7 @@ func TestMillionLinesAndAThousandRunnersFit(t *testing.T) {
 	html, markdown := Render(s)
 	sane(t, html, markdown)
 	t.Logf("%d bytes of HTML, %d of Markdown", len(html), len(markdown))
-	if g := newGantt(s.Runners); len(g.Lanes) != maxRunners || g.More != 1000-maxRunners {
+	if g := newGantt("", s.Runners); len(g.Lanes) != maxRunners || g.More != 1000-maxRunners {
 		t.Errorf("%d lanes and %d more", len(g.Lanes), g.More)
 	}
 }
@@ -350,7 +352,7 @@ const hostile = "</style></title><script>alert(1)</script>'\"`|\n\u202e\x00 ![x]
 func TestHostileTextIsOnlyText(t *testing.T) {
 	for _, s := range outcomes() {
 		s.Input.Key, s.Input.Bucket, s.Input.ETag, s.Input.SHA256 = "in/"+hostile, hostile, hostile, hostile
-		s.Batch, s.Message, s.Code, s.Pool, s.Window, s.OnInvalid, s.Endpoint, s.Finalizer = hostile, hostile, hostile, hostile, hostile, hostile, hostile, hostile
+		s.Batch, s.Message, s.Code, s.Pool, s.Window, s.OnInvalid, s.Endpoint, s.Finalizer, s.TraceID = hostile, hostile, hostile, hostile, hostile, hostile, hostile, hostile, hostile
 		s.Models, s.Metadata = []string{hostile, ""}, map[string]string{hostile: hostile}
 		s.Errors = []batch.ErrorClass{{Code: hostile, Count: 1, Lines: []int64{1}, Example: hostile}}
 		param := hostile
@@ -424,6 +426,34 @@ func TestFlowKeepsTheSum(t *testing.T) {
 	}
 	if newFlow(runners[2:]) != nil {
 		t.Error("a series without slots gives a flow")
+	}
+}
+
+// What is not known of the way of a batch, or contradicts the rest, makes no gap and no overlap.
+func TestCourseOfABatchIsFromUploadToEnd(t *testing.T) {
+	const up, end = 1763900000, 1763900100
+	part := func(name string, seconds float64) batch.Phase { return batch.Phase{Name: name, Seconds: seconds} }
+	for name, c := range map[string]struct {
+		times batch.SummaryTimes
+		want  []batch.Phase
+	}{
+		"completed":         {batch.SummaryTimes{Created: up + 5, InProgress: up + 30}, []batch.Phase{part("plan", 5), part("queue", 25), part("run", 70)}},
+		"stopped":           {batch.SummaryTimes{Created: up + 5, InProgress: up + 30, Stopped: up + 90}, []batch.Phase{part("plan", 5), part("queue", 25), part("run", 60), part("stop", 10)}},
+		"stopped, not run":  {batch.SummaryTimes{Created: up + 5, Stopped: up + 90}, []batch.Phase{part("plan", 5), part("queue", 85), part("stop", 10)}},
+		"a clock is behind": {batch.SummaryTimes{Created: up + 5, InProgress: up - 300}, []batch.Phase{part("plan", 5), part("run", 95)}},
+		"a clock is ahead":  {batch.SummaryTimes{Created: up + 5, InProgress: end + 300}, []batch.Phase{part("plan", 5), part("queue", 95)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.times.Uploaded, c.times.Finalized = up, end
+			got := course(&batch.Summary{Outcome: batch.Completed, Times: c.times})
+			want := newGantt("From upload to end", []batch.Runner{{Runner: "the batch", StartedAt: up, EndedAt: end, Phases: c.want}})
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	if got := course(outcomes()["Rejected"]); got != nil {
+		t.Errorf("a file that was refused has %+v", got)
 	}
 }
 

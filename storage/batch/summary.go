@@ -29,11 +29,12 @@ type Summary struct {
 	Rates   *SummaryRates   `json:"rates"`   // null if nothing ran, or for less than the store's clock can tell
 	Latency *SummaryLatency `json:"latency"` // null if no runner recorded any
 
-	Errors     []ErrorClass `json:"errors"`      // most frequent first
-	FileErrors []BatchError `json:"file_errors"` // as errors.data of batch.json
-	Runners    []Runner     `json:"runners"`     // their own records, by name; hints, may lack the last seconds
-	Mixed      []Difference `json:"mixed"`       // in what engines differed, so that answers may; empty if in nothing that was recorded
-	Finalizer  string       `json:"finalizer"`   // who proposed the manifest
+	Errors     []ErrorClass `json:"errors"`             // most frequent first
+	FileErrors []BatchError `json:"file_errors"`        // as errors.data of batch.json
+	Runners    []Runner     `json:"runners"`            // their own records, by name; hints, may lack the last seconds
+	Mixed      []Difference `json:"mixed"`              // in what engines differed, so that answers may; empty if in nothing that was recorded
+	Finalizer  string       `json:"finalizer"`          // who proposed the manifest
+	TraceID    string       `json:"trace_id,omitempty"` // of OpenTelemetry; "" if the batch is in no trace
 }
 
 // Difference is a property of engines on which answers depend and that had several values in one batch.

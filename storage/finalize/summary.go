@@ -94,7 +94,7 @@ func (j job) summarize(ctx context.Context) (*batch.Summary, error) {
 			Stopped: m.StoppedAt, Finalized: m.FinalizedAt, Expires: p.ExpiresAt,
 		},
 		Usage: m.Usage, Errors: classes, FileErrors: []batch.BatchError{},
-		Runners: orEmpty(runners), Mixed: mixed(runners), Finalizer: m.By,
+		Runners: orEmpty(runners), Mixed: mixed(runners), Finalizer: m.By, TraceID: traceID(p.Trace),
 	}
 	if e := objectErrors(p, m); e != nil {
 		s.FileErrors = e.Data
@@ -123,6 +123,14 @@ func rates(m *batch.Manifest, running int64) *batch.SummaryRates {
 		InputTokens:  float64(m.Usage.InputTokens) / d,
 		OutputTokens: float64(m.Usage.OutputTokens) / d,
 	}
+}
+
+// traceID reads it out of a W3C traceparent; "" if there is none.
+func traceID(fields map[string]string) string {
+	if parts := strings.Split(fields["traceparent"], "-"); len(parts) >= 4 {
+		return parts[1]
+	}
+	return ""
 }
 
 // orEmpty makes [] of null.

@@ -55,6 +55,23 @@ func TestSummaryTellsWhatTheRunCameTo(t *testing.T) {
 	})
 }
 
+func TestSummaryAndReportNameTheTrace(t *testing.T) {
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for traceparent, want := range map[string]string{"00-" + id + "-b7ad6b7169203331-01": id, "": "", id: ""} {
+		inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+			w.plan.Trace = map[string]string{"traceparent": traceparent}
+			w.finishAll(t, s)
+			try(t, s, w)
+			if got := getJSON[batch.Summary](t, s, testDir+batch.SummaryName).TraceID; got != want {
+				t.Errorf("of %q: trace_id is %q, want %q", traceparent, got, want)
+			}
+			if html := get(t, s, testDir+batch.ReportName); strings.Contains(html, id) != (want != "") {
+				t.Errorf("of %q: the report has the trace: %v", traceparent, strings.Contains(html, id))
+			}
+		})
+	}
+}
+
 func TestSummaryHoldsAThousandRunners(t *testing.T) {
 	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
 		for n := range maxRunners + 1 {
