@@ -44,7 +44,7 @@ type observed interface {
 type recorded interface{ Record() vllm.Record }
 
 // GPUs watches the machine's GPUs, as gpu.Sampler does. Run watches until ctx ends, or until one is unfit, which
-// its error says.
+// its error says. It ends seconds after ctx at the latest, also if a GPU does not answer.
 type GPUs interface {
 	Run(ctx context.Context) error
 	Samples() []gpu.Sample

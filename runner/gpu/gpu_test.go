@@ -388,6 +388,65 @@ func TestRunEndsSoonAfterItsContext(t *testing.T) {
 	}
 }
 
+// hanging is a driver in which some calls never come back: until the test releases them.
+type hanging struct {
+	*fake
+	release         chan struct{}
+	reads, closings bool // these hang
+}
+
+func (h *hanging) read(i int) raw {
+	if h.reads {
+		<-h.release
+	}
+	return h.fake.read(i)
+}
+
+func (h *hanging) close() {
+	if h.closings {
+		<-h.release
+	}
+	h.fake.close()
+}
+
+func TestDriverThatHangsKeepsNobody(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		reads, closings bool
+		xid             int
+		most            time.Duration // that Run and Close take together
+		closed          int
+	}{
+		{"reading", true, false, 0, hangLimit, 0},
+		{"reading, and the driver tells why", true, false, 119, hangLimit, 0},
+		{"closing", false, true, 0, patience + hangLimit, 0},
+		{"nothing", false, false, 0, patience, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &hanging{newFake([]raw{{}}, []raw{{}}), make(chan struct{}), tt.reads, tt.closings}
+				s, stop := start(t, h)
+				time.Sleep(time.Minute)
+				want := &UnfitError{Device: Device{1, "GPU-1", "Test"}, XID: tt.xid, Cause: unfit(tt.xid)}
+				begin := time.Now()
+				if tt.xid != 0 {
+					h.events <- event{device: 1, xid: tt.xid}
+					synctest.Wait()
+					if got := s.Samples()[1].Unfit; got != want.Cause {
+						t.Errorf("unfit %q, want %q", got, want.Cause)
+					}
+				}
+				checkUnfit(t, stop(), want)
+				s.Close()
+				if took := time.Since(begin); took > tt.most || h.closed != tt.closed {
+					t.Errorf("ended after %v, want %v; closed %d times, want %d", took, tt.most, h.closed, tt.closed)
+				}
+				close(h.release)
+			})
+		})
+	}
+}
+
 func TestSamplesAreTheCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake([]raw{{Reading: Reading{Utilization: new(1.0), Throttle: []string{"hw_slowdown"}}}})

@@ -5,15 +5,21 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Interval is the time between two readings.
 const Interval = time.Second
 
-// patience is how long a wait for an event may take that nothing can interrupt, and so how long Run may outlive its context.
+// patience is how long a wait for an event may take that nothing can interrupt, and so how long Run may outlive its context
+// while the driver answers.
 const patience = 250 * time.Millisecond
 
-// source is a driver that was opened. One goroutine uses it at a time.
+// hangLimit is how long a call to the driver is waited for when it is not wanted any more.
+const hangLimit = 2 * time.Second
+
+// source is a driver that was opened. Read and wait may be called at once, each by one goroutine.
 type source interface {
 	describe() description
 	read(i int) raw                      // of the i-th device
@@ -44,6 +50,7 @@ type Sampler struct {
 	src     source // nil: no GPUs
 	driver  string
 	devices []Device
+	done    chan struct{} // closed when no call of Run's is under way any more; nil before Run
 
 	mu       sync.Mutex
 	states   []state
@@ -96,40 +103,93 @@ func (s *Sampler) Failures() int {
 }
 
 // Run reads the GPUs every Interval and counts their errors, until the context ends: nil, or until a GPU must not be used
-// any longer: *UnfitError. It may be called once. It ends 250 ms after its context, but not before a call to the driver has
-// come back, which with a broken GPU may take long.
+// any longer: *UnfitError. It may be called once. Calls to the driver of a broken GPU may take for ever: errors are seen
+// meanwhile, and Run leaves such a call alone when hangLimit has passed.
 func (s *Sampler) Run(ctx context.Context) error {
 	if s.src == nil {
 		<-ctx.Done()
 		return nil
 	}
-	for due := time.Now(); ctx.Err() == nil; {
-		if now := time.Now(); !now.Before(due) {
-			if err := s.read(now); err != nil {
-				return err
-			}
-			due = now.Add(Interval)
-		}
-		if err := s.wait(ctx, min(max(0, time.Until(due)), patience)); err != nil {
-			return err
-		}
+	src := s.src
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.readings(ctx, src) })
+	g.Go(func() error { return s.events(ctx, src) })
+	s.done = make(chan struct{})
+	go func() {
+		defer close(s.done)
+		_ = g.Wait() // the first error is the cause of the context's end, too
+	}()
+	<-ctx.Done()
+	within(hangLimit, s.done)
+	if u, ok := errors.AsType[*UnfitError](context.Cause(ctx)); ok {
+		return u
 	}
 	return nil
 }
 
-// Close ends the use of the driver, after Run has returned. Samples stay. It may be called again.
+// within waits for done, but not longer than d.
+func within(d time.Duration, done <-chan struct{}) {
+	limit := time.NewTimer(d)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
+	}
+}
+
+// Close ends the use of the driver, after Run has returned. Samples stay. It may be called again. A driver in which a call
+// hangs is left as it is: the process is to end.
 func (s *Sampler) Close() {
-	if s.src != nil {
-		s.src.close()
-		s.src = nil
+	src := s.src
+	s.src = nil
+	if src == nil || s.hangs() {
+		return
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		src.close()
+	}()
+	within(hangLimit, closed)
+}
+
+// hangs says whether a call to the driver has outlived Run.
+func (s *Sampler) hangs() bool {
+	if s.done == nil {
+		return false
+	}
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// readings reads until the context ends or a GPU is lost.
+func (s *Sampler) readings(ctx context.Context, src source) error {
+	tick := time.NewTicker(Interval)
+	defer tick.Stop()
+	for {
+		if err := s.read(ctx, src, time.Now()); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
 // read reads all GPUs, and fails with the first that is lost.
-func (s *Sampler) read(now time.Time) error {
+func (s *Sampler) read(ctx context.Context, src source, now time.Time) error {
 	var lost error
 	for i, device := range s.devices {
-		r := s.src.read(i) // not under the mutex: it may take long
+		if ctx.Err() != nil {
+			return nil
+		}
+		r := src.read(i) // not under the mutex: it may take long
 		s.mu.Lock()
 		s.failures += r.failed
 		s.states[i].add(r, now)
@@ -141,22 +201,28 @@ func (s *Sampler) read(now time.Time) error {
 	return lost
 }
 
-// wait waits for an event and counts it.
-func (s *Sampler) wait(ctx context.Context, d time.Duration) error {
-	e, err := s.src.wait(d)
-	switch {
-	case err == nil:
-		return s.count(e)
-	case errors.Is(err, errNoEvent):
-		return nil
-	case !errors.Is(err, errBlind):
+// events waits for events and counts them, until the context ends or one makes a GPU unfit.
+func (s *Sampler) events(ctx context.Context, src source) error {
+	for ctx.Err() == nil {
+		e, err := src.wait(patience)
+		switch {
+		case err == nil:
+			if err := s.count(e); err != nil {
+				return err
+			}
+			continue
+		case errors.Is(err, errNoEvent):
+			continue
+		case errors.Is(err, errBlind):
+			return nil
+		}
 		s.mu.Lock()
 		s.failures++
 		s.mu.Unlock()
-	}
-	select { // the call did not wait
-	case <-ctx.Done():
-	case <-time.After(d):
+		select { // the call did not wait
+		case <-ctx.Done():
+		case <-time.After(patience):
+		}
 	}
 	return nil
 }
