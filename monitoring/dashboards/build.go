@@ -147,7 +147,7 @@ func (p Panel) builder() cog.Builder[dashboard.Panel] {
 	case Bars:
 		return dress(p, bargauge.NewPanelBuilder().Orientation(common.VizOrientationHorizontal), 12, 6)
 	case Table:
-		return dress(p, table.NewPanelBuilder(), 12, 8)
+		return dress(p, table.NewPanelBuilder().WithTransformation(p.columns()), 12, 8)
 	case Heat:
 		return dress(p, heatmap.NewPanelBuilder().YAxis(heatmap.NewYAxisConfigBuilder().Unit(p.Unit)).
 			Tooltip(heatmap.NewHeatmapTooltipBuilder().Mode(common.TooltipDisplayModeSingle)), 12, 8)
@@ -191,6 +191,17 @@ func dress[B graph[B]](p Panel, b B, width, height uint32) B {
 	return b
 }
 
+// columns hides the time, which is now, and names the values.
+func (p Panel) columns() dashboard.DataTransformerConfig {
+	hidden, names := map[string]bool{"Time": true}, map[string]string{}
+	if name := p.Queries[0].Legend; name != "" {
+		names["Value"] = name
+	} else {
+		hidden["Value"] = true
+	}
+	return dashboard.DataTransformerConfig{Id: "organize", Options: map[string]any{"excludeByName": hidden, "renameByName": names}}
+}
+
 // steps are the colors of values. Without any Grafana takes its own, which are red from 80 on, whatever is counted.
 func (p Panel) steps() []dashboard.Threshold {
 	list := []dashboard.Threshold{{Color: "green"}}
@@ -205,7 +216,7 @@ func (p Panel) steps() []dashboard.Threshold {
 
 func (p Panel) target(query Query, i int) *prometheus.DataqueryBuilder {
 	t := prometheus.NewDataqueryBuilder().Expr(query.Expr).RefId(string(rune('A' + i))).Datasource(source())
-	if query.Legend != "" {
+	if p.Kind != Table {
 		t.LegendFormat(query.Legend)
 	}
 	switch p.Kind {

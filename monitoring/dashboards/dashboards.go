@@ -59,7 +59,8 @@ type Level struct {
 	Color string
 }
 
-// Query is one expression, and the name of what it gives, with labels in double braces.
+// Query is one expression, and the name of what it gives, with labels in double braces. Of a table it is that of the column of
+// values, which is not shown without a name: its labels are all that is of interest.
 type Query struct{ Expr, Legend string }
 
 // All gives the dashboards.

@@ -325,6 +325,50 @@ func TestColorsHaveAMeaning(t *testing.T) {
 	}
 }
 
+// TestStacksHaveNoZeros: Grafana draws the outline of a series that is 0 on top of the others. Messages may be none.
+func TestStacksHaveNoZeros(t *testing.T) {
+	each(func(b dashboards.Board, p dashboards.Panel, expr string) {
+		if p.Kind == dashboards.Stacked && p.Unit != "percentunit" && p.Title != "Messages" && !strings.HasSuffix(strings.TrimSuffix(expr, ")"), " > 0") {
+			t.Errorf("%s, %s shows zeros: %s", b.Title, p.Title, expr)
+		}
+	})
+}
+
+// TestTablesNameTheirColumns: there is no column Time, and none is called Value.
+func TestTablesNameTheirColumns(t *testing.T) {
+	for _, b := range dashboards.All() {
+		text, err := b.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			Panels []struct {
+				Type, Title     string
+				Transformations []struct {
+					ID      string
+					Options struct {
+						ExcludeByName map[string]bool
+						RenameByName  map[string]string
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range d.Panels {
+			if p.Type != "table" {
+				continue
+			}
+			tr := p.Transformations
+			if len(tr) != 1 || tr[0].ID != "organize" || !tr[0].Options.ExcludeByName["Time"] ||
+				tr[0].Options.ExcludeByName["Value"] == (tr[0].Options.RenameByName["Value"] != "") {
+				t.Errorf("%s, %s: %+v", b.Title, p.Title, tr)
+			}
+		}
+	}
+}
+
 // TestPanelsFillTheGrid: none lies on another, or beyond the right edge, and there are no holes.
 func TestPanelsFillTheGrid(t *testing.T) {
 	for _, b := range dashboards.All() {

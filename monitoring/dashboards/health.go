@@ -13,8 +13,8 @@ func healthProcesses() []Panel {
 			`count((time() - push_time_seconds{job="spool-runner", §R} > 90) and on (job, instance) spool_runner_up == 1) or vector(0)`, "lost").red(1),
 		one(Table, "Alerts", count, "Those that fire or are about to.", "max by (alertname, alertstate, severity) (ALERTS)", ""),
 		one(Table, "Runners", count, "What they are.", "max by (instance, version, pool, engine_version, gpu_name) (spool_runner_info{§R})", ""),
-		one(Table, "Age", seconds, "Since the runner started.", "time() - max by (instance) (spool_runner_start_timestamp_seconds{§R}§RUNS)", ""),
-		one(Table, "Last push", seconds, "Since a runner or watcher last pushed.", `time() - push_time_seconds{job=~"spool-.+"}`, ""),
+		one(Table, "Age", seconds, "Since the runner started.", "time() - max by (instance) (spool_runner_start_timestamp_seconds{§R}§RUNS)", "age"),
+		one(Table, "Last push", seconds, "Since a runner or watcher last pushed.", `time() - push_time_seconds{job=~"spool-.+"}`, "last push"),
 		one(Lines, "Last progress", seconds, "Since the runner got a result, or took up work.", "time() - max by (instance) (spool_runner_last_progress_timestamp_seconds{§R}§RUNS)", "{{instance}}").red(600),
 		one(Timeline, "Runners up", count, "1 while they work, 0 when they have ended in order; nothing 90 s after the last push.", "max by (instance) (spool_runner_up{§R}§RUNS)", "{{instance}}"),
 	}
@@ -26,9 +26,9 @@ func healthStore() []Panel {
 			quantile("0.95", "operation", "spool_storage_operation_duration_seconds", ""), "{{operation}}"),
 		one(Lines, "Store calls a second", perSecond, "They cost money: each is a request of the store, or more.",
 			"sum by (operation) (rate(spool_storage_operation_duration_seconds_count§W))", "{{operation}}"),
-		one(Stacked, "Store errors", perSecond, "After their retries.", "sum by (operation, error_type) (rate(spool_storage_errors_total§W))", "{{operation}} {{error_type}}").needs(NeedsTrouble),
+		one(Stacked, "Store errors", perSecond, "After their retries.", "sum by (operation, error_type) (rate(spool_storage_errors_total§W)) > 0", "{{operation}} {{error_type}}").needs(NeedsTrouble),
 		one(Lines, "Receives", perSecond, "Of runners. Empty ones are what waiting costs.", "sum by (queue, outcome) (rate(spool_queue_receives_total{§R}§W))", "{{queue}} {{outcome}}"),
-		one(Stacked, "Engine answers", perSecond, "By what they mean to the runner.", "sum by (outcome) (rate(spool_engine_answers_total{§R}§W))", "{{outcome}}"),
+		one(Stacked, "Engine answers", perSecond, "By what they mean to the runner.", "sum by (outcome) (rate(spool_engine_answers_total{§R}§W)) > 0", "{{outcome}}"),
 	}
 }
 
@@ -39,8 +39,8 @@ func healthWatchers() []Panel {
 		one(Lines, "Watcher age", seconds, "Since the watcher started.", "time() - max by (instance) (spool_watcher_start_timestamp_seconds§WATCHES)", "{{instance}}"),
 		{Title: "Scan", About: "Time of a scan.", Unit: seconds, Queries: quantiles("spool_watcher_scan_seconds", "")},
 		one(Lines, "Scans", perSecond, "Each watcher makes one every 30 s.", "sum by (instance) (rate(spool_watcher_scans_total§W))", "{{instance}}"),
-		one(Stacked, "Events", perSecond, "Messages of the queue of the bucket's events.", "sum by (kind) (rate(spool_watcher_events_total§W))", "{{kind}}"),
-		one(Stacked, "Watcher errors", perSecond, "Failures after which it went on.", "sum by (what) (rate(spool_watcher_errors_total§W))", "{{what}}").needs(NeedsTrouble),
+		one(Stacked, "Events", perSecond, "Messages of the queue of the bucket's events.", "sum by (kind) (rate(spool_watcher_events_total§W)) > 0", "{{kind}}"),
+		one(Stacked, "Watcher errors", perSecond, "Failures after which it went on.", "sum by (what) (rate(spool_watcher_errors_total§W)) > 0", "{{what}}").needs(NeedsTrouble),
 		one(Lines, "Objects collected", perSecond, "Deleted after their time.", "sum(rate(spool_watcher_collected_objects_total§W))", "objects/s"),
 	}
 }
@@ -52,10 +52,10 @@ func healthTelemetry() []Panel {
 		one(Lines, "Samples", count, "That a scrape brings: groups of processes that are gone should be deleted.", `max(scrape_samples_scraped{job="pushgateway"})`, "samples"),
 		one(Lines, "Groups", count, "Of processes at the Pushgateway.", `count(push_time_seconds{job=~"spool-.+"})`, "groups"),
 		one(Lines, "Groups deleted", perSecond, "By the watcher, after their process is gone.", "sum(rate(spool_pushgateway_groups_deleted_total§W))", "groups/s"),
-		one(Table, "Pushes refused", seconds, "Since a push of the group last failed.", `time() - (push_failure_time_seconds{job=~"spool-.+"} > 0)`, "").needs(NeedsTrouble),
+		one(Table, "Pushes refused", seconds, "Since a push of the group last failed.", `time() - (push_failure_time_seconds{job=~"spool-.+"} > 0)`, "last failure").needs(NeedsTrouble),
 		one(Lines, "Pushes", perSecond, "Requests at the Pushgateway, by answer.", `sum by (code) (rate(pushgateway_http_requests_total{handler="push"}§W))`, "{{code}}").needs(NeedsGateway),
-		one(Stacked, "Telemetry failures", perSecond, "By where it should have gone.", "sum by (sink) (rate(spool_telemetry_failures_total§W))", "{{sink}}"),
-		one(Stacked, "Log lines", perSecond, "By level, and whether they came into the bucket.", "sum by (level, outcome) (rate(spool_log_lines_total§W))", "{{level}} {{outcome}}"),
+		one(Stacked, "Telemetry failures", perSecond, "By where it should have gone.", "sum by (sink) (rate(spool_telemetry_failures_total§W)) > 0", "{{sink}}").needs(NeedsTrouble),
+		one(Stacked, "Log lines", perSecond, "By level, and whether they came into the bucket.", "sum by (level, outcome) (rate(spool_log_lines_total§W)) > 0", "{{level}} {{outcome}}"),
 		one(Lines, "Oldest log line", seconds, "That waits for its way into the bucket.", "max by (instance) (spool_log_oldest_unflushed_age_seconds§LIVES)", "{{instance}}").red(120),
 	}
 }

@@ -55,7 +55,7 @@ func (c *canvas) bars(list []series) {
 	c.more(len(list) - len(shown))
 }
 
-func (c *canvas) table(list []series) {
+func (c *canvas) table(list []series, shown tableColumns) {
 	var names []string
 	for _, s := range list {
 		for l := range s.labels {
@@ -70,17 +70,24 @@ func (c *canvas) table(list []series) {
 	for _, n := range names {
 		c.putf(`<th>%s</th>`, html.EscapeString(n))
 	}
-	c.putf(`<th>Value</th></tr>`)
-	shown := list[:min(len(list), max(1, int(c.h/21)-2))]
-	for _, s := range shown {
+	withValue := !shown.ExcludeByName["Value"]
+	if withValue {
+		c.putf(`<th>%s</th>`, html.EscapeString(cmp.Or(shown.RenameByName["Value"], "Value")))
+	}
+	c.putf(`</tr>`)
+	rows := list[:min(len(list), max(1, int(c.h/21)-2))]
+	for _, s := range rows {
 		c.putf(`<tr>`)
 		for _, n := range names {
 			c.putf(`<td>%s</td>`, html.EscapeString(string(s.labels[model.LabelName(n)])))
 		}
-		c.putf(`<td>%s</td></tr>`, html.EscapeString(number(s.last(), c.unit)))
+		if withValue {
+			c.putf(`<td>%s</td>`, html.EscapeString(number(s.last(), c.unit)))
+		}
+		c.putf(`</tr>`)
 	}
 	c.putf(`</table>`)
-	c.more(len(list) - len(shown))
+	c.more(len(list) - len(rows))
 }
 
 // chart is the plane of a picture over time.

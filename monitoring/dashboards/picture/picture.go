@@ -46,6 +46,7 @@ type panel struct {
 	Type, Title, Description string
 	GridPos                  struct{ X, Y, W, H float64 }
 	Targets                  []struct{ Expr, LegendFormat string }
+	Transformations          []struct{ Options tableColumns }
 	FieldConfig              struct {
 		Defaults struct {
 			Unit       string
@@ -56,6 +57,12 @@ type panel struct {
 			}
 		}
 	}
+}
+
+// tableColumns says which columns of a table are not shown, and how others are called.
+type tableColumns struct {
+	ExcludeByName map[string]bool
+	RenameByName  map[string]string
 }
 
 // step is a value from which on a panel has a color; the first has none, and is for all below the second.
@@ -136,7 +143,11 @@ func (p panel) draw(ctx context.Context, src Source, view View) (string, error) 
 	case p.Type == "bargauge":
 		c.bars(list)
 	case p.Type == "table":
-		c.table(list)
+		var shown tableColumns
+		for _, t := range p.Transformations {
+			shown = t.Options
+		}
+		c.table(list, shown)
 	case p.Type == "heatmap":
 		c.heat(list)
 	case p.Type == "state-timeline":

@@ -92,6 +92,22 @@ func TestLastValues(t *testing.T) {
 	want(t, find(t, page, `<u style="width:([0-9.]+)%`), "100.0", "0.0")
 	page = draw(t, a, "table", "s", "")
 	want(t, find(t, page, `<td>([^<]*)</td><td>([^<]*)</td>`), "&lt;a&gt; 20.8 min", "b 12.5 ms")
+	want(t, find(t, page, `<th>([^<]*)</th>`), "name", "Value")
+}
+
+func TestTablesHaveTheColumnsOfTheirPanels(t *testing.T) {
+	a := &answers{at: map[string]model.Vector{"x": {{Metric: named("a"), Value: 7}}}}
+	draw := func(options string) string {
+		panel := `{"panels":[{"type":"table","gridPos":{"w":12,"h":8},"targets":[{"expr":"x"}],"transformations":[{"id":"organize","options":` + options + `}]}]}`
+		page, _, err := picture.Page(t.Context(), a, []byte(panel), picture.View{Start: end.Add(-time.Hour), End: end})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return page
+	}
+	const cells = `<t[hd]>([^<]*)</t[hd]>`
+	want(t, find(t, draw(`{"excludeByName":{"Time":true},"renameByName":{"Value":"errors"}}`), cells), "name", "errors", "a", "7")
+	want(t, find(t, draw(`{"excludeByName":{"Time":true,"Value":true}}`), cells), "name", "a")
 }
 
 // TestColorsAreThoseOfThresholds: a picture is as red as Grafana would be.
