@@ -58,6 +58,10 @@ type member struct {
 	version  string
 	why      error // it is not up, if that has been logged
 
+	asking  chan struct{} // holds one while well asks it; who put that in owns the others
+	asked   time.Time     // when well asked last
+	healthy bool          // what it learned
+
 	counters *vllm.Counters // of the last look at its metrics
 	load     vllm.Load      // likewise
 }
@@ -69,13 +73,15 @@ func newFleet(cfg Config, log *zap.Logger) *fleet {
 		log: log, changed: make(chan struct{}), trouble: time.Now(),
 	}
 	for _, e := range cfg.Engines {
-		f.members = append(f.members, &member{Engine: e})
+		f.members = append(f.members, newMember(e))
 	}
 	if cfg.Server != nil {
-		f.members = append(f.members, &member{Engine: cfg.Server})
+		f.members = append(f.members, newMember(cfg.Server))
 	}
 	return f
 }
+
+func newMember(e Engine) *member { return &member{Engine: e, asking: make(chan struct{}, 1)} }
 
 // run watches the engines, and keeps the runner's own one running, until ctx ends, or until none has answered
 // for the limit.
@@ -362,6 +368,36 @@ func (f *fleet) release(t ticket, outcome vllm.Outcome) (crowd int) {
 		f.wake()
 	}
 	return t.crowd
+}
+
+// well reports whether the engine of a request that failed is well, and has been since the request was sent. However many
+// fail, the engine is asked once at a time, for all that failed before, and not at all if it is known to be down.
+func (f *fleet) well(ctx context.Context, t ticket) bool {
+	failed := time.Now()
+	select {
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
+	case <-ctx.Done():
+		return false
+	}
+	if !f.stayed(t) {
+		return false
+	}
+	if now := time.Now(); t.asked.Before(failed) {
+		healthy := t.Healthy(ctx) == nil
+		if ctx.Err() != nil {
+			return false
+		}
+		t.asked, t.healthy = now, healthy
+	}
+	return t.healthy
+}
+
+// stayed reports whether an engine was not found down since a ticket for it was given.
+func (f *fleet) stayed(t ticket) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return t.up && t.epoch == t.member.epoch
 }
 
 // missing gives the models of want that an engine lacks, and what the engines serve. It waits for an engine.

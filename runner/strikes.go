@@ -22,10 +22,21 @@ import (
 // was alone each time: once may be chance.
 const strikesToConvict = 2
 
-// died reports whether e died with the request in flight: it says so, or it broke the connection and is not well
-// since.
-func died(ctx context.Context, e Engine, a vllm.Answer) bool {
-	return a.Died || a.Outcome == vllm.Retry && a.Status == 0 && e.Healthy(ctx) != nil && ctx.Err() == nil
+// died reports whether e died with t in flight: it says so, or it broke the connection and is not well since. What an
+// error of a server is in truth it writes into a: a proxy answers for an engine that is gone, to requests that were in
+// flight and to those that came later. So that is no strike and no attempt, but for a line that meets it again and again.
+func (w *window) died(t *task, e ticket, a *vllm.Answer) bool {
+	switch {
+	case a.Died:
+		a.Outcome = vllm.Down
+		return true
+	case a.Outcome != vllm.Retry, a.Status > 0 && a.Status < 500, w.fleet.well(t.ctx, e), t.ctx.Err() != nil:
+		return false
+	case a.Status > 0:
+		t.outages++
+	}
+	a.Outcome = vllm.Down
+	return a.Status == 0 || t.outages > w.retry.Attempts
 }
 
 // strike notes that an engine died with t and others in flight, crowd in all, and reports whether t is to blame.

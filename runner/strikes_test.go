@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -141,6 +143,98 @@ func TestLineThatKillsEnginesIsFoundAndTheOthersAreAnswered(t *testing.T) {
 			})
 		})
 	}
+}
+
+// checked is an engine that takes its time to say whether it is well, and counts who asks.
+type checked struct {
+	wired
+	asks, now, most int // how often; at this time; at most at a time
+}
+
+func (c *checked) Healthy(ctx context.Context) error {
+	c.mu.Lock()
+	c.asks++
+	c.now++
+	c.most = max(c.most, c.now)
+	c.mu.Unlock()
+	pause(ctx, 50*time.Millisecond)
+	c.mu.Lock()
+	c.now--
+	c.mu.Unlock()
+	return c.wired.Healthy(ctx)
+}
+
+func TestDeathBehindAProxyIsNoAttempt(t *testing.T) {
+	for _, status := range []int{500, 502, 504} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world, e *wired) {
+				plan := w.batch(400, 50)
+				c := &checked{wired: wired{begun: e.begun}}
+				c.down = func() bool { took := time.Since(e.begun); return took > 5*time.Second && took < 90*time.Second }
+				c.do = func(ctx context.Context, _, _ int) *vllm.Answer {
+					pause(ctx, 2*time.Second)
+					return unless(!c.down(), failure(vllm.Retry, status))
+				}
+				cfg := w.defaults(c)
+				cfg.Slots = 64
+				_, ended := w.started(t.Context(), cfg)
+				time.Sleep(80 * time.Second)
+				synctest.Wait()
+				c.mu.Lock()
+				asks, most, asked := c.asks, c.most, len(c.asked)
+				c.mu.Unlock()
+				if asks > 2+80*2 || most > 2 || asked > 240 { // all that were in flight together ask once; a probe comes each half second
+					t.Errorf("the engine was asked %d times whether it is well, %d at once, and for %d answers", asks, most, asked)
+				}
+				if err := ended(); err != nil {
+					t.Fatal(err)
+				}
+				w.wantAll(plan, 1, 400)
+				if n := len(c.log()); n > 480 {
+					t.Errorf("it was asked for %d answers, want 400, and those in flight again", n)
+				}
+			})
+		})
+	}
+}
+
+// A line that an engine fails is not the engine's death, however many there are.
+func TestErrorsOfAnEngineThatIsWellAreAttempts(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(400, 50)
+		c := &checked{wired: wired{begun: e.begun}}
+		c.do = func(ctx context.Context, _, _ int) *vllm.Answer {
+			pause(ctx, time.Millisecond)
+			return failure(vllm.Retry, 502)
+		}
+		cfg := w.defaults(c)
+		cfg.Slots = 64
+		if err := w.run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		if res := w.result(plan); res.Failed != 400 || len(c.log()) != 5*400 {
+			t.Errorf("result %+v after %d requests, want five for each line", res, len(c.log()))
+		}
+		if c.most != 1 || c.asks > 1000 {
+			t.Errorf("the engine was asked %d times whether it is well, %d at once", c.asks, c.most)
+		}
+	})
+}
+
+// A line that kills engines behind a proxy looks like any other, until it has done so more often than chance does.
+func TestLineThatKillsEnginesBehindAProxyIsFound(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(20, 10)
+		p := &poison{lines: []int{7}, death: failure(vllm.Retry, 502)}
+		p.feedTo(e)
+		if err := w.run(t.Context(), w.defaults(e)); err != nil {
+			t.Fatal(err)
+		}
+		w.wantCrashed(plan, 20, 7)
+		if n := len(p.crowds); n < 6 || n > 9 {
+			t.Errorf("the engine died %d times, want six times and then until the line is alone", n)
+		}
+	})
 }
 
 func TestEachDeathLeavesAQuarterOfTheSuspects(t *testing.T) {

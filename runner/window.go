@@ -45,6 +45,7 @@ type task struct {
 	attempts int        // that count
 	tries    int        // all
 	strikes  int        // engines that died with it in flight
+	outages  int        // times that a proxy said that an engine is gone
 	group    int        // with how many it may be in flight while it is under suspicion; 0 if it is not
 	span     trace.Span // of the request in flight; nil if it has none
 }
@@ -142,10 +143,7 @@ func (w *window) serve(ctx context.Context, t *task) (next *task) {
 			return nil // else its shard needs it no more
 		}
 		answer, took := w.ask(t, engine)
-		died := died(t.ctx, engine, answer)
-		if died {
-			answer.Outcome = vllm.Down
-		}
+		died := w.died(t, engine, &answer)
 		crowd := w.fleet.release(engine, answer.Outcome)
 		w.meter.answered(t.series, answer, took, t.traced(answer, took))
 		t.tell(answer, took)
