@@ -21,7 +21,7 @@ func Labels() []Label {
 		{"gpu_name", 1, "of the first GPU"},
 		{"kind", 5, "of objects, of events"},
 		{"level", 4, "debug, info, warn, error"},
-		{"model", 7, "the first 6 that were asked, and other"},
+		{"model", 6, "the first 5 that were asked, and other"},
 		{"operation", 11, "the endpoint of a request, the call of a store"},
 		{"outcome", 9, "what became of it; the metric says which"},
 		{"phase", 5, "idle, engine, generate, store, drain"},

@@ -27,6 +27,9 @@ type meter struct {
 	requests   *prometheus.CounterVec
 	errors     *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
+	firstToken prometheus.Histogram // of these three, only what an engine tells
+	queued     prometheus.Histogram
+	decode     prometheus.Histogram
 	tokens     *prometheus.CounterVec
 	lengths    *prometheus.HistogramVec
 	lines      *prometheus.CounterVec
@@ -48,8 +51,8 @@ type meter struct {
 }
 
 // maxModels bounds the values of the label model; further ones are "other". An engine without a list of models would
-// take any name that a user thinks of, and each is about 50 series of the 800 that a runner may push.
-const maxModels = 6
+// take any name that a user thinks of, and each is about 60 series of the 800 that a runner may push.
+const maxModels = 5
 
 // otherModels is the label of the models beyond maxModels.
 const otherModels = "other"
@@ -75,7 +78,9 @@ func newMeter(reg prometheus.Registerer, window int) *meter {
 		end: set.Gauges("spool_runner_end_timestamp_seconds"), phases: set.Counters("spool_runner_phase_seconds_total"),
 		inProgress: set.Gauge("spool_runner_jobs_in_progress"),
 		requests:   set.Counters("spool_requests_total"), errors: set.Counters("spool_request_errors_total"),
-		duration: set.Histograms("spool_request_duration_seconds"), tokens: set.Counters("spool_tokens_total"),
+		duration: set.Histograms("spool_request_duration_seconds"), firstToken: set.Histogram("spool_request_time_to_first_token_seconds"),
+		queued: set.Histogram("spool_request_engine_queue_seconds"), decode: set.Histogram("spool_request_decode_seconds"),
+		tokens:  set.Counters("spool_tokens_total"),
 		lengths: set.Histograms("spool_request_tokens"), lines: set.Counters("spool_lines_total"),
 		chunks: set.Counters("spool_chunks_total"), chunkTime: set.Histogram("spool_chunk_duration_seconds"),
 		segments: set.Counters("spool_segments_total"), jobs: set.Counters("spool_jobs_total"),
@@ -188,9 +193,26 @@ func (m *meter) answered(s *series, a vllm.Answer, took time.Duration, seen trac
 		s.output.Add(float64(a.Usage.Output))
 		s.lengthIn.Observe(float64(a.Usage.Input))
 		s.lengthOut.Observe(float64(a.Usage.Output))
+		if a.Timing != nil {
+			m.told(a.Timing)
+		}
 	case vllm.Ended:
 	default:
 		m.errors.WithLabelValues(s.model, errorType(a)).Inc()
+	}
+}
+
+// told counts what an engine said of its own time.
+func (m *meter) told(t *vllm.Timing) {
+	observeTold(m.queued, t.Queue)
+	observeTold(m.firstToken, t.FirstToken)
+	observeTold(m.decode, t.Decode)
+}
+
+// observeTold leaves out what the engine did not say, which is below 0.
+func observeTold(h prometheus.Histogram, d time.Duration) {
+	if d >= 0 {
+		h.Observe(d.Seconds())
 	}
 }
 

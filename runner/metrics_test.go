@@ -124,8 +124,8 @@ func TestMetricsAreTheTruth(t *testing.T) {
 // Series of a runner's process beside those of the runner: of its store, its logs and its telemetry, and what a Pushgateway
 // adds. The end-to-end test of Prometheus' totals counts all together.
 const (
-	processSeries      = 45
-	processWithBuckets = 140
+	processSeries      = 35
+	processWithBuckets = 130
 )
 
 // counted is how many series there are without and with classic buckets, as Prometheus stores them.
@@ -237,6 +237,31 @@ func TestManyModelsStayWithinTheBudget(t *testing.T) {
 		t.Errorf("%d series with classic buckets, want 800 at most with those of the process", withBuckets)
 	}
 	t.Logf("%d series, %d with classic buckets", plain, withBuckets)
+}
+
+func TestMetricsKnowWhatEnginesTellOfTheirTime(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := newMeter(reg, 1)
+	s := m.of("m", "/v1/chat/completions")
+	timing := func(queue, firstToken, decode time.Duration) *vllm.Timing {
+		return &vllm.Timing{Queue: queue, FirstToken: firstToken, Decode: decode, InterToken: -1}
+	}
+	for _, a := range []vllm.Answer{
+		{Outcome: vllm.OK, Timing: timing(0, 250*time.Millisecond, 2*time.Second)},
+		{Outcome: vllm.OK, Timing: timing(500*time.Millisecond, 500*time.Millisecond, -1)},
+		{Outcome: vllm.OK},
+		{Outcome: vllm.Rejected, Status: 400, Timing: timing(time.Hour, time.Hour, time.Hour)},
+	} {
+		m.answered(s, a, time.Second, trace.SpanContext{})
+	}
+	wantValues(t, values(t, reg), map[string]float64{
+		"spool_request_engine_queue_seconds{}_count":        2,
+		"spool_request_engine_queue_seconds{}_sum":          0.5,
+		"spool_request_time_to_first_token_seconds{}_count": 2,
+		"spool_request_time_to_first_token_seconds{}_sum":   0.75,
+		"spool_request_decode_seconds{}_count":              1,
+		"spool_request_decode_seconds{}_sum":                2,
+	})
 }
 
 func TestPhasesAddUpToTheLifeOfARunner(t *testing.T) {

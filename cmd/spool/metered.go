@@ -34,8 +34,10 @@ func newMetered(s *store, reg prometheus.Registerer) *store {
 		duration: set.Histograms("spool_storage_operation_duration_seconds"), errors: set.Counters("spool_storage_errors_total"),
 		bytes: set.Counters("spool_bytes_total"), files: set.Counters("spool_files_total"),
 	}
-	for _, direction := range []string{directionRead, directionWritten} {
-		for _, kind := range []string{"input", "work", "result", "log", "other"} {
+	for direction, kinds := range map[string][]string{ // what each process moves
+		directionRead: {"input", "work", "result"}, directionWritten: {"work", "result", "log"},
+	} {
+		for _, kind := range kinds {
 			m.bytes.WithLabelValues(direction, kind)
 			m.files.WithLabelValues(direction, kind)
 		}
