@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // compose is what the tests look at of compose.yaml.
@@ -149,6 +151,23 @@ func TestPrometheusAsksServicesOfCompose(t *testing.T) {
 	}
 	if want := []string{"pushgateway:9091", "alertmanager:9093"}; !slices.Equal(got, want) {
 		t.Errorf("Prometheus asks %v, want %v", got, want)
+	}
+}
+
+// TestPrometheusOfComposeStoresNativeHistograms: its configuration is the one for all, which Debian's promtool can check, and the
+// line that keeps classic histograms, which it does not know. Without it the native form would take their place.
+func TestPrometheusOfComposeStoresNativeHistograms(t *testing.T) {
+	var want, got map[string]any
+	readYAML(t, "prometheus.yml", &want)
+	readYAML(t, "compose/prometheus.yml", &got)
+	want["scrape_configs"].([]any)[0].(map[string]any)["always_scrape_classic_histograms"] = true
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("compose/prometheus.yml (-want +got):\n%s", diff)
+	}
+	p := readCompose(t).Services["prometheus"]
+	if !slices.Contains(p.Command, "--enable-feature=native-histograms,exemplar-storage") ||
+		!slices.Contains(p.Volumes, "./compose/prometheus.yml:/etc/prometheus/prometheus.yml:ro") {
+		t.Errorf("command %q, volumes %q", p.Command, p.Volumes)
 	}
 }
 

@@ -51,8 +51,10 @@ func batchRequests() []Panel {
 			"topk(10, sum by (error_type) (rate(spool_request_errors_total{§M}§W)) > 0)", "{{error_type}}"),
 		one(Bars, "Failures", count, "The same in the range: all of them, also the first of its type, which no rate shows.",
 			"topk(10, sum by (error_type) (max_over_time(spool_request_errors_total{§M}§T)))", "{{error_type}}").yellow(1),
-		{Title: "Latency", About: "Time of requests that got a result.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M")},
-		one(Heat, "Latencies", seconds, "How many requests took how long.", "sum by (le) (rate(spool_request_duration_seconds_bucket{§M}§W))", "{{le}}"),
+		{Title: "Latency", About: "Time of requests that got a result. Points are single ones, by their trace.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M"), Exemplars: true},
+		{Title: "Latencies", About: "How many requests took how long.", Unit: seconds, Kind: Heat, Exemplars: true, Queries: []Query{
+			q("sum by (le) (rate(spool_request_duration_seconds_bucket{§M}§W))", "{{le}}"),
+		}},
 		{Title: "Tokens of a result", About: "Half and nearly all of the results have at most so many.", Unit: count, Queries: []Query{
 			q(quantile("0.5", "type", "spool_request_tokens", "§M"), "{{type}} p50"),
 			q(quantile("0.95", "type", "spool_request_tokens", "§M"), "{{type}} p95"),

@@ -219,6 +219,9 @@ func (p Panel) target(query Query, i int) *prometheus.DataqueryBuilder {
 	if p.Kind != Table {
 		t.LegendFormat(query.Legend)
 	}
+	if p.Exemplars && i == 0 { // they are the same for all quantiles
+		t.Exemplar(true)
+	}
 	switch p.Kind {
 	case Stat, Bars:
 		t.Instant()

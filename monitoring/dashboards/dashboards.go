@@ -51,6 +51,7 @@ type Panel struct {
 	Queries            []Query
 	Needs              Needs
 	Levels             []Level // rising
+	Exemplars          bool    // single requests are marked, where Prometheus stores them
 }
 
 // Level is a value from which on a panel has a color of Grafana's: large values, and a line in a chart.

@@ -369,6 +369,36 @@ func TestTablesNameTheirColumns(t *testing.T) {
 	}
 }
 
+// TestLatenciesHaveExemplars: one query of each such panel asks for them.
+func TestLatenciesHaveExemplars(t *testing.T) {
+	var got []string
+	for _, b := range dashboards.All() {
+		text, err := b.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d struct {
+			Panels []struct {
+				Title   string
+				Targets []struct{ Exemplar bool }
+			}
+		}
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range d.Panels {
+			for _, target := range p.Targets {
+				if target.Exemplar {
+					got = append(got, p.Title)
+				}
+			}
+		}
+	}
+	if want := []string{"Latency", "Latencies"}; !slices.Equal(got, want) {
+		t.Errorf("exemplars are in %q, want %q", got, want)
+	}
+}
+
 // TestPanelsFillTheGrid: none lies on another, or beyond the right edge, and there are no holes.
 func TestPanelsFillTheGrid(t *testing.T) {
 	for _, b := range dashboards.All() {
