@@ -146,7 +146,7 @@ func setEngine(c *cli.Context, pool poolConfig, cfg *runner.Config) error {
 	if err != nil {
 		return failf(exitUsage, "see the pool's engine in --config, --model and --vllm", "%w", err)
 	}
-	cfg.Server = server
+	cfg.Server, cfg.Slots = server, server.Slots()
 	return nil
 }
 

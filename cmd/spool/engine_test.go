@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,5 +92,18 @@ func TestOwnEngineIsToldWhatTheGPUsHold(t *testing.T) {
 	before := g.asked
 	if _, ok := errors.AsType[*vllm.StartError](cfg.Server.Run(t.Context())); !ok || g.asked == before {
 		t.Errorf("the engine's start has looked at the GPUs %d times", g.asked-before)
+	}
+}
+
+func TestARunnerHasTheSlotsOfAllRanks(t *testing.T) {
+	pool := poolConfig{Engine: engineConfig{Model: "m", Slots: 128, Args: []string{"--data-parallel-size", "4"}}}
+	for args, want := range map[string]int{"": 512, "--slots=64": 256, "--engine-url=http://e --slots=64": 64} {
+		cfg := runner.Config{Log: zap.NewNop()}
+		if err := setEngine(engineContext(t, strings.Fields(args)...), pool, &cfg); err != nil {
+			t.Fatal(err)
+		}
+		if cfg.Slots != want {
+			t.Errorf("%q: %d slots, want %d", args, cfg.Slots, want)
+		}
 	}
 }

@@ -37,7 +37,7 @@ func (p *program) runCommand() *cli.Command {
 			"   spool run --bucket my-bucket --pool big --engine-url unix:///run/v0.sock --engine-url unix:///run/v1.sock --idle 10m",
 		Flags: append(slices.Concat(storeFlags(), queueFlags(), engineFlags(""), sentryFlags()), configFlag(), pushgatewayFlag("none"), prometheusFlag(), environmentFlag(),
 			traceEveryFlag(),
-			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together"},
+			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together; of the runner's own vLLM, each data-parallel rank"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: lease.DefaultTTL, Usage: "a lease not renewed for `TIME` is stale; the same for all runners of a bucket"},
@@ -56,7 +56,8 @@ func (p *program) run(c *cli.Context) (err error) {
 	}
 	name := instanceName("r")
 	reg := prometheus.NewRegistry()
-	log, closeLog, err := p.serviceLog(c, "runner", name, reg)
+	calls := newStoreMeter(reg)
+	log, closeLog, err := p.serviceLog(c, "runner", name, reg, calls)
 	if err != nil {
 		return err
 	}
@@ -67,7 +68,7 @@ func (p *program) run(c *cli.Context) (err error) {
 	defer stopTracing()
 	gpus := watchGPUs(log)
 	defer gpus.Close()
-	cfg, err := p.runnerConfig(c, name, gpus, reg, log)
+	cfg, err := p.runnerConfig(c, name, gpus, reg, calls, log)
 	if err != nil {
 		return err
 	}
@@ -111,7 +112,9 @@ func elsewhere(err error) error {
 	return err
 }
 
-func (p *program) runnerConfig(c *cli.Context, name string, gpus runner.GPUs, reg *prometheus.Registry, log *zap.Logger) (runner.Config, error) {
+func (p *program) runnerConfig(
+	c *cli.Context, name string, gpus runner.GPUs, reg *prometheus.Registry, calls *storeMeter, log *zap.Logger,
+) (runner.Config, error) {
 	file, err := readConfig(c)
 	if err != nil {
 		return runner.Config{}, err
@@ -124,7 +127,7 @@ func (p *program) runnerConfig(c *cli.Context, name string, gpus runner.GPUs, re
 	if err != nil {
 		return runner.Config{}, err
 	}
-	s = newMetered(s, reg)
+	s = calls.of(s)
 	fast, main, err := openPool(c, c.String("pool"))
 	if err != nil {
 		return runner.Config{}, err

@@ -212,6 +212,21 @@ func TestConfigsThatCannotWork(t *testing.T) {
 	}
 }
 
+func TestSlotsAreThoseOfAllRanks(t *testing.T) {
+	for args, want := range map[string]int{
+		"": 64, "--data-parallel-size 4": 256, "--data-parallel-size=2": 128, "-dp 8": 512, "--data_parallel_size=3 --dtype auto": 192,
+		"--data-parallel-size-local 2": 64, "-dp 4 -dp 2": 128, "-dp many": 64, "-dp": 64,
+	} {
+		s, err := NewServer(Config{Model: "m", Slots: 64, Args: strings.Fields(args)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Slots(); got != want {
+			t.Errorf("%q: %d slots, want %d", args, got, want)
+		}
+	}
+}
+
 // write makes files below a new folder.
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()

@@ -31,7 +31,7 @@ type Config struct {
 	Revision      string   // of the model, at the hub; "" is vLLM's choice
 	ServedNames   []string // the first is the name in vLLM's metrics; default Model; AnyModel is always one of them
 	LoRA          []LoRA
-	Slots         int      // sequences that run at once, --max-num-seqs; default 256
+	Slots         int      // sequences that run at once, --max-num-seqs: of each rank, with --data-parallel-size in Args; default 256
 	BatchedTokens int      // --max-num-batched-tokens; default vLLM's, which is low for batches: 2048 on most GPUs
 	MaxQueued     int      // --max-num-queued-reqs, where it exists: running and waiting together; default no limit
 	Args          []string // more arguments of `vllm serve`; what the fields above set is refused
@@ -111,6 +111,24 @@ func (c Config) validate() error {
 		}
 	}
 	return nil
+}
+
+// ranks is how many copies of the model work side by side, each with slots of its own.
+func (c Config) ranks() int {
+	n := 1
+	for i, a := range c.Args {
+		flag, value, joined := strings.Cut(a, "=")
+		switch strings.ReplaceAll(flag, "_", "-") {
+		case "--data-parallel-size", "-dp":
+			if !joined && i+1 < len(c.Args) {
+				value = c.Args[i+1]
+			}
+			if v, err := strconv.Atoi(value); err == nil { // vLLM itself complains of others
+				n = max(v, 1)
+			}
+		}
+	}
+	return n
 }
 
 // option is an argument that not every vLLM knows. None changes what answers say.

@@ -326,5 +326,8 @@ func (s *Server) Metrics(context.Context) (Counters, Load, error) {
 // Version is that of the ready engine, or of the one before.
 func (s *Server) Version(context.Context) string { return s.Record().Version }
 
+// Slots is how many sequences run at once, on all ranks together.
+func (s *Server) Slots() int { return s.cfg.Slots * s.cfg.ranks() }
+
 // Name is the first name of the model, for people.
 func (s *Server) Name() string { return "vllm serve " + s.cfg.ServedNames[0] }
