@@ -17,20 +17,22 @@ import (
 
 // metered counts and times the calls of a store, each with its retries.
 type metered struct {
+	*storeMeter
 	bucket  storage.Bucket
 	deleter storage.Deleter // nil if there is none
+}
 
+// storeMeter is the metrics of all stores of a process: of its work, and of its logs.
+type storeMeter struct {
 	duration *prometheus.HistogramVec
 	errors   *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
 	files    *prometheus.CounterVec
 }
 
-// newMetered makes the same store with metrics.
-func newMetered(s *store, reg prometheus.Registerer) *store {
+func newStoreMeter(reg prometheus.Registerer) *storeMeter {
 	set := monitoring.NewSet(reg)
-	m := &metered{
-		bucket: s.Bucket, deleter: s.Deleter,
+	m := &storeMeter{
 		duration: set.Histograms("spool_storage_operation_duration_seconds"), errors: set.Counters("spool_storage_errors_total"),
 		bytes: set.Counters("spool_bytes_total"), files: set.Counters("spool_files_total"),
 	}
@@ -42,7 +44,13 @@ func newMetered(s *store, reg prometheus.Registerer) *store {
 			m.files.WithLabelValues(direction, kind)
 		}
 	}
-	return &store{Bucket: m, Deleter: m, name: s.name}
+	return m
+}
+
+// of makes the same store with metrics.
+func (m *storeMeter) of(s *store) *store {
+	both := &metered{storeMeter: m, bucket: s.Bucket, deleter: s.Deleter}
+	return &store{Bucket: both, Deleter: both, name: s.name}
 }
 
 // Values of the label direction.
@@ -63,7 +71,7 @@ func kindOf(key string) string {
 	return "other"
 }
 
-func (m *metered) done(op string, took time.Duration, err error) {
+func (m *storeMeter) done(op string, took time.Duration, err error) {
 	m.duration.WithLabelValues(op).Observe(took.Seconds())
 	switch kind := storage.KindOf(err); {
 	case err == nil, errors.Is(err, context.Canceled), kind == storage.KindNotFound, kind == storage.KindPrecondition, kind == storage.KindConflict:
@@ -72,7 +80,7 @@ func (m *metered) done(op string, took time.Duration, err error) {
 	}
 }
 
-func (m *metered) moved(direction, key string, size int64) {
+func (m *storeMeter) moved(direction, key string, size int64) {
 	kind := kindOf(key)
 	m.files.WithLabelValues(direction, kind).Inc()
 	m.bytes.WithLabelValues(direction, kind).Add(float64(size))

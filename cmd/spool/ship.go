@@ -23,7 +23,9 @@ const closeTelemetry = 4 * time.Second
 
 // serviceLog is the logger of a watcher or a runner: to standard output, and into the bucket. Close it at the end, last
 // of all.
-func (p *program) serviceLog(c *cli.Context, component, name string, reg prometheus.Registerer) (*zap.Logger, func(), error) {
+func (p *program) serviceLog(
+	c *cli.Context, component, name string, reg prometheus.Registerer, calls *storeMeter,
+) (*zap.Logger, func(), error) {
 	ship, err := monitoring.NewShipper(monitoring.ShipperConfig{
 		Component: component, Instance: name, Registerer: reg, CloseIn: closeTelemetry})
 	if err != nil {
@@ -51,7 +53,7 @@ func (p *program) serviceLog(c *cli.Context, component, name string, reg prometh
 	if err != nil { // the work opens the same, and says so
 		return log, closeLog, nil
 	}
-	ship.Start(logSink{s}, log)
+	ship.Start(logSink{calls.of(s)}, log)
 	return log, closeLog, nil
 }
 

@@ -112,7 +112,7 @@ func TestStoreIsMetered(t *testing.T) {
 	mem := memstore.New(memstore.Options{})
 	denied := &storagetest.Hook{Bucket: mem, Reads: true, Before: storagetest.FailNth(2, storagetest.Denied, storagetest.OpHead)}
 	reg := prometheus.NewRegistry()
-	s := newMetered(&store{Bucket: denied, Deleter: mem, name: "b"}, reg)
+	s := newStoreMeter(reg).of(&store{Bucket: denied, Deleter: mem, name: "b"})
 	put := func(key, body string) {
 		if _, err := s.Put(ctx, key, []byte(body), storage.PutOptions{}); err != nil {
 			t.Fatal(err)
@@ -179,7 +179,7 @@ func TestStoreIsMetered(t *testing.T) {
 func TestListingThatFailsIsCounted(t *testing.T) {
 	mem := memstore.New(memstore.Options{})
 	failing := &storagetest.Hook{Bucket: mem, Reads: true, Before: storagetest.FailNth(1, storagetest.Denied, storagetest.OpList)}
-	s := newMetered(&store{Bucket: failing, Deleter: mem}, nil)
+	s := newStoreMeter(nil).of(&store{Bucket: failing, Deleter: mem})
 	var last error
 	for _, err := range s.List(t.Context(), "", "") {
 		last = errors.Join(last, err)

@@ -52,7 +52,8 @@ func (p *program) watch(c *cli.Context) (err error) {
 	}
 	name := instanceName("w")
 	reg := prometheus.NewRegistry()
-	log, closeLog, err := p.serviceLog(c, "watcher", name, reg)
+	calls := newStoreMeter(reg)
+	log, closeLog, err := p.serviceLog(c, "watcher", name, reg, calls)
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (p *program) watch(c *cli.Context) (err error) {
 	about := service{component: "watcher", job: monitoring.WatcherJob, name: name, reg: reg, log: log}
 	tracer, stopTracing := startTracing(c, about)
 	defer stopTracing()
-	w, err := p.newWatcher(c, watchOptions{name: name, log: log, reg: reg, tracer: tracer})
+	w, err := p.newWatcher(c, watchOptions{name: name, log: log, reg: reg, calls: calls, tracer: tracer})
 	if err != nil {
 		return err
 	}
@@ -84,9 +85,10 @@ const finishPatience = 2 * time.Minute
 
 // watchOptions are what a watcher gets beside its flags.
 type watchOptions struct {
-	name string
-	log  *zap.Logger
-	reg  prometheus.Registerer
+	name  string
+	log   *zap.Logger
+	reg   prometheus.Registerer
+	calls *storeMeter
 
 	tracer trace.Tracer
 }
@@ -107,7 +109,7 @@ func (p *program) newWatcher(c *cli.Context, opt watchOptions) (*watcher.Watcher
 	if _, err := firstKey(c.Context, s, batch.InPrefix); err != nil {
 		return nil, err // that of the probe would be about each of its parts
 	}
-	s = newMetered(s, opt.reg)
+	s = opt.calls.of(s)
 	queues, err := openQueues(c)
 	if err != nil {
 		return nil, err
