@@ -83,6 +83,14 @@ func newFleet(cfg Config, log *zap.Logger) *fleet {
 
 func newMember(e Engine) *member { return &member{Engine: e, asking: make(chan struct{}, 1)} }
 
+// enough is how many strikes it takes to convict a line.
+func (f *fleet) enough() int {
+	if f.server == nil {
+		return strikesToConvictForeign
+	}
+	return strikesToConvict
+}
+
 // run watches the engines, and keeps the runner's own one running, until ctx ends, or until none has answered
 // for the limit.
 func (f *fleet) run(ctx context.Context) error {

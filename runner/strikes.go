@@ -18,9 +18,13 @@ import (
 // strike, and is asked again among other suspects only, a quarter as many as were in flight. Whoever was
 // innocent gets its answer; the others come closer to being alone with each death. 320 lines need five.
 
-// strikesToConvict is how often an engine must have died with a line before the line is to blame, even if it
-// was alone each time: once may be chance.
-const strikesToConvict = 2
+// How often an engine must have died with a line before the line is to blame, even if it was alone each time: once may be
+// chance. Of an engine that is not the runner's own nobody knows who ends it, and a line that takes long may well be alone
+// while its operator starts it anew, twice.
+const (
+	strikesToConvict        = 2
+	strikesToConvictForeign = 3
+)
 
 // died reports whether e died with t in flight: it says so, or it broke the connection and is not well since. What an
 // error of a server is in truth it writes into a: a proxy answers for an engine that is gone, to requests that were in
@@ -39,12 +43,13 @@ func (w *window) died(t *task, e ticket, a *vllm.Answer) bool {
 	return a.Status == 0 || t.outages > w.retry.Attempts
 }
 
-// strike notes that an engine died with t and others in flight, crowd in all, and reports whether t is to blame.
-func (t *task) strike(crowd int) (convicted bool) {
+// strike notes that an engine died with t and others in flight, crowd in all, and reports whether t is to blame, which
+// takes enough strikes.
+func (t *task) strike(crowd, enough int) (convicted bool) {
 	t.strikes++
 	t.group = max(1, crowd/4)
 	t.chunk.owner.strikes.add(t.line, t.strikes)
-	return crowd == 1 && t.strikes >= strikesToConvict
+	return crowd == 1 && t.strikes >= enough
 }
 
 // suspect puts a line under the suspicion that its strikes of earlier runners call for.

@@ -84,7 +84,7 @@ func (p *poison) kill(e *wired) {
 // enter the ward first is, and if the line enters it last, it may be with few others, or with none. Four are the most.
 func (p *poison) wantIsolated(t *testing.T, line int) {
 	t.Helper()
-	if n := len(p.crowds); n < strikesToConvict || n > 4 || len(p.crowds[0]) > 80 || len(p.crowds[n-1]) != 1 {
+	if n := len(p.crowds); n < strikesToConvictForeign || n > 4 || len(p.crowds[0]) > 80 || len(p.crowds[n-1]) != 1 {
 		t.Fatalf("the engine died with %v in flight: not of 80 lines at first and of one in the end, in 4 deaths at most", p.crowds)
 	}
 	for i, crowd := range p.crowds {
@@ -241,12 +241,12 @@ func TestEachDeathLeavesAQuarterOfTheSuspects(t *testing.T) {
 	suspect := &task{line: 50, chunk: &chunk{owner: &shard{strikes: newStrikes(nil)}}}
 	crowd := 320
 	for n, want := range []int{80, 20, 5, 1} {
-		if suspect.strike(crowd) || suspect.group != want {
+		if suspect.strike(crowd, 2) || suspect.group != want {
 			t.Fatalf("after death %d of %d lines at most %d are asked at once, want %d", n+1, crowd, suspect.group, want)
 		}
 		crowd = suspect.group
 	}
-	if !suspect.strike(crowd) || suspect.chunk.owner.strikes.of(50) != 5 {
+	if !suspect.strike(crowd, 2) || suspect.chunk.owner.strikes.of(50) != 5 {
 		t.Error("the line is not to blame after the fifth death, of it alone")
 	}
 }
@@ -308,15 +308,34 @@ func TestEngineThatIsNotThereStrikesNobody(t *testing.T) {
 	})
 }
 
-func TestLineIsNotToBlameForOneDeath(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world, e *wired) {
-		plan := w.batch(1, 1)
-		e.do = func(_ context.Context, _, ask int) *vllm.Answer { return unless(ask == 2, dead()) }
-		if err := w.run(t.Context(), w.defaults(e)); err != nil {
-			t.Fatal(err)
-		}
-		w.wantAll(plan, 1, 1)
-	})
+// The last line of a batch is alone in flight, whoever ends the engine.
+func TestLineThatIsAloneAtSomeDeaths(t *testing.T) {
+	for name, c := range map[string]struct {
+		own    bool
+		deaths int
+		want   string
+	}{
+		"foreign engine, started anew twice": {false, 2, "200"},
+		"foreign engine, a third time":       {false, 3, batch.CodeRunnerCrashed},
+		"own engine, once":                   {true, 1, "200"},
+		"own engine, twice":                  {true, 2, batch.CodeRunnerCrashed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world, e *wired) {
+				plan := w.batch(1, 1)
+				o := newOwned(time.Second, nil)
+				cfg := w.serving(o)
+				if !c.own {
+					o.wired.down, cfg = nil, w.defaults(&o.wired)
+				}
+				o.do = func(_ context.Context, _, ask int) *vllm.Answer { return unless(ask > c.deaths, dead()) }
+				if err := w.run(t.Context(), cfg); err != nil {
+					t.Fatal(err)
+				}
+				w.wantEnd(plan, 1, c.want)
+			})
+		})
+	}
 }
 
 // dead is the answer to a request with which the engine died.

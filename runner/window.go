@@ -147,7 +147,7 @@ func (w *window) serve(ctx context.Context, t *task) (next *task) {
 		crowd := w.fleet.release(engine, answer.Outcome)
 		w.meter.answered(t.series, answer, took, t.traced(answer, took))
 		t.tell(answer, took)
-		if died && t.strike(crowd) {
+		if died && t.strike(crowd, w.fleet.enough()) {
 			t.tellConvicted()
 			t.chunk.deliver(t, crashed(t, answer), took)
 			return nil
