@@ -175,6 +175,8 @@ func advice(code string) string {
 		return "the engine's command line is wrong; the message names the argument."
 	case "kv_cache_too_small", "out_of_memory":
 		return "the model does not fit; use a larger GPU, more of them, or a smaller --max-model-len."
+	case "no_device":
+		return "the machine shows no GPU that the engine can use; look at its driver, and at how the container was started."
 	case batch.ErrorClassOther:
 		return "too many kinds to be told apart here; errors.jsonl has each."
 	}
