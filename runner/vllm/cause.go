@@ -17,6 +17,7 @@ const (
 	CauseHub      Cause = "hub_unreachable"    // the model's hub does not answer
 	CauseKVCache  Cause = "kv_cache_too_small" // for one request of the model's length
 	CauseMemory   Cause = "out_of_memory"      // of GPU or machine
+	CauseDevice   Cause = "no_device"          // no GPU that it sees, or not the libraries to use it
 	CauseAddress  Cause = "address_in_use"     // its socket or port
 	CauseTimeout  Cause = "start_timeout"      // not ready within Config.StartLimit
 	CauseUnknown  Cause = "start_failed"       // Detail and Log say more
@@ -25,7 +26,7 @@ const (
 // permanent says that the next start will end in the same way.
 func (c Cause) permanent() bool {
 	switch c {
-	case CauseCommand, CauseArgument, CauseModel, CauseAccess, CauseKVCache:
+	case CauseCommand, CauseArgument, CauseModel, CauseAccess, CauseKVCache, CauseDevice:
 		return true
 	}
 	return false
@@ -114,6 +115,9 @@ func signs() []sign {
 		{CauseMemory, "DefaultCPUAllocator: can't allocate memory"},
 		{CauseMemory, "Cannot allocate memory"},
 		{CauseMemory, "MemoryError"},
+		{CauseDevice, "Failed to infer device type"},
+		{CauseDevice, "ImportError: libcuda.so"}, // "… cannot open shared object file"
+		{CauseDevice, "ImportError: libcudart.so"},
 		{CauseAccess, "GatedRepoError"},
 		{CauseAccess, "You are trying to access a gated repo"},
 		{CauseAccess, "401 Client Error"},

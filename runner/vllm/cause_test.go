@@ -2,6 +2,7 @@ package vllm
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,9 @@ func TestCauseIsFoundInTheLog(t *testing.T) {
 		{"gated", "    raise GatedRepoError(\nhuggingface_hub.errors.GatedRepoError: 401 Client Error.\nOSError: You are trying to access a gated repo.", "exit status 1", CauseAccess, "huggingface_hub.errors.GatedRepoError: 401"},
 		{"memory while it loads", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20 MiB\nRuntimeError: Engine core initialization failed.", "exit status 1", CauseMemory, "torch.OutOfMemoryError: CUDA"},
 		{"memory that is held by another", "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.", "exit status 1", CauseMemory, "ValueError: No available"},
+		{"no GPU", "    raise RuntimeError(\nRuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging", "exit status 1", CauseDevice, "RuntimeError: Failed to infer"},
+		{"no driver", "    import vllm._C\nImportError: libcuda.so.1: cannot open shared object file: No such file or directory", "exit status 1", CauseDevice, "ImportError: libcuda.so.1"},
+		{"another CUDA", "ImportError: libcudart.so.12: cannot open shared object file: No such file or directory\nRuntimeError: Engine core initialization failed.", "exit status 1", CauseDevice, "ImportError: libcudart.so.12"},
 		{"network", "LocalEntryNotFoundError: no snapshot. Please check your internet connection and try again.", "exit status 1", CauseHub, "LocalEntryNotFoundError: no"},
 		{"killed by the kernel", "INFO loading", "signal: killed", CauseMemory, ""},
 		{"root cause before its consequence", "Traceback\nzmq.error.ZMQError: no device\nRuntimeError: Engine core initialization failed.", "exit status 1", CauseUnknown, "zmq.error.ZMQError: no device"},
@@ -163,6 +167,31 @@ func TestLackOfMemoryIsPermanentInTheThirdStart(t *testing.T) {
 	_, err := b.spend(time.Now(), false, lack())
 	if e, ok := errors.AsType[*StartError](err); !ok || !e.Permanent {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestEngineThatNeverWasReadyIsGivenUpInTheThirdStart(t *testing.T) {
+	failed := func(c Cause) error { return &StartError{Cause: c} }
+	died := fmt.Errorf("%w: it hangs", errDied)
+	for name, c := range map[string]struct {
+		ends      []error
+		permanent bool // the last of them
+	}{
+		"unknown":                   {[]error{failed(CauseUnknown), failed(CauseUnknown), failed(CauseUnknown)}, true},
+		"too slow":                  {[]error{failed(CauseTimeout), failed(CauseUnknown), failed(CauseTimeout)}, true},
+		"twice":                     {[]error{failed(CauseUnknown), failed(CauseUnknown)}, false},
+		"the hub may come back":     {[]error{failed(CauseHub), failed(CauseHub), failed(CauseHub)}, false},
+		"it was ready once":         {[]error{died, failed(CauseUnknown), failed(CauseUnknown), failed(CauseUnknown)}, false},
+		"it was ready in the midst": {[]error{failed(CauseUnknown), failed(CauseUnknown), died, failed(CauseUnknown)}, false},
+	} {
+		b := budget{cfg: Config{Restarts: 100, Span: time.Hour, Backoff: time.Second}}
+		for i, end := range c.ends {
+			_, err := b.spend(time.Now(), false, end)
+			e, _ := errors.AsType[*StartError](err)
+			if want := c.permanent && i == len(c.ends)-1; (err != nil) != want || want && !e.Permanent {
+				t.Errorf("%s, start %d: %v", name, i, err)
+			}
+		}
 	}
 }
 

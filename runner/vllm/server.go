@@ -16,9 +16,10 @@ import (
 // maxBackoff bounds the pause between starts.
 const maxBackoff = time.Minute
 
-// memoryTries is how many starts in a row may lack memory before that is held to be permanent: what an earlier
-// process held may come back.
-const memoryTries = 3
+// startTries is how many starts may fail before a cause that may pass is held to be permanent: in a row those that lack
+// memory, for what an earlier process held may come back; and those of an engine that never once was ready, if nobody
+// knows why, or if it takes too long.
+const startTries = 3
 
 // Server owns one `vllm serve`: Run starts it, watches it, and starts it again when it dies. To its callers it is an
 // engine that is down now and then. All methods may be called concurrently.
@@ -222,6 +223,8 @@ type budget struct {
 	deaths []time.Time // within cfg.Span
 	barren int         // lives in a row in which nothing was answered
 	memory int         // starts in a row that lacked memory
+	blind  int         // starts that failed for a cause that nobody knows, before the first engine was ready
+	ready  bool        // an engine has been
 }
 
 // spend takes one death and gives the pause before the next start, or why there is none.
@@ -230,14 +233,7 @@ func (b *budget) spend(now time.Time, served bool, death error) (time.Duration, 
 	if served {
 		b.barren = 0
 	}
-	failed, _ := errors.AsType[*StartError](death)
-	if failed != nil && failed.Cause == CauseMemory {
-		b.memory++
-		failed.Permanent = b.memory >= memoryTries
-	} else {
-		b.memory = 0
-	}
-	if failed != nil && failed.Permanent || errors.Is(death, errUnkillable) {
+	if b.isPermanent(death) || errors.Is(death, errUnkillable) {
 		return 0, death
 	}
 	b.deaths = slices.DeleteFunc(b.deaths, func(t time.Time) bool { return now.Sub(t) > b.cfg.Span })
@@ -248,6 +244,27 @@ func (b *budget) spend(now time.Time, served bool, death error) (time.Duration, 
 		return 0, nil
 	}
 	return min(b.cfg.Backoff<<min(b.barren-1, 16), maxBackoff), nil
+}
+
+// isPermanent says whether the next start would fail in the same way, and notes that in the error, too.
+func (b *budget) isPermanent(death error) bool {
+	b.ready = b.ready || errors.Is(death, errDied)
+	failed, _ := errors.AsType[*StartError](death)
+	if failed == nil || failed.Cause != CauseMemory {
+		b.memory = 0
+	}
+	if failed == nil {
+		return false
+	}
+	switch failed.Cause {
+	case CauseMemory:
+		b.memory++
+		failed.Permanent = b.memory >= startTries
+	case CauseUnknown, CauseTimeout:
+		b.blind++
+		failed.Permanent = !b.ready && b.blind >= startTries
+	}
+	return failed.Permanent
 }
 
 // sleep waits, or until ctx ends.

@@ -226,19 +226,20 @@ func TestStartsThatFailHaveACause(t *testing.T) {
 		{"kv cache", vllmsim.Config{FailStart: vllmsim.FailKVCache}, nil, CauseKVCache, "ValueError: To serve at least one request", true, 1},
 		{"model", vllmsim.Config{FailStart: vllmsim.FailModel}, nil, CauseModel, "OSError: no/such is not a local folder", true, 1},
 		{"access", vllmsim.Config{FailStart: vllmsim.FailAccess}, nil, CauseAccess, "huggingface_hub.errors.GatedRepoError: 401", true, 1},
-		{"unknown", vllmsim.Config{FailStart: vllmsim.FailUnknown}, nil, CauseUnknown, "AssertionError: something else", false, 3},
+		{"unknown", vllmsim.Config{FailStart: vllmsim.FailUnknown}, nil, CauseUnknown, "AssertionError: something else", true, 3},
 		{"argument", instant(), func(c *Config) { c.Args = []string{"--no-such-flag", "3"} }, CauseArgument, "vllm: error: unrecognized arguments: --no-such-flag 3", true, 1},
-		{"time", vllmsim.Config{LoadTime: time.Hour}, func(c *Config) { c.StartLimit = 300 * time.Millisecond }, CauseTimeout, "not ready after 300ms", false, 3},
+		{"time", vllmsim.Config{LoadTime: time.Hour}, func(c *Config) { c.StartLimit = 300 * time.Millisecond }, CauseTimeout, "not ready after 300ms", true, 3},
 		{"command", instant(), func(c *Config) { c.Command = []string{"/no/such/vllm"} }, CauseCommand, "start /no/such/vllm: fork/exec /no/such/vllm: no such file or directory", true, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			cfg := owned(c.sim)
-			cfg.Restarts = 2
+			cfg.Restarts = 4
 			if c.change != nil {
 				c.change(&cfg)
 			}
-			err := run(t, cfg).awaitEnd()
+			r := run(t, cfg)
+			err := r.awaitEnd()
 			e, ok := errors.AsType[*StartError](err)
 			if !ok {
 				t.Fatalf("run: %v", err)
@@ -246,8 +247,8 @@ func TestStartsThatFailHaveACause(t *testing.T) {
 			if e.Cause != c.cause || !strings.HasPrefix(e.Detail, c.detail) || e.Permanent != c.permanent {
 				t.Errorf("%s, permanent %v: %q", e.Cause, e.Permanent, e.Detail)
 			}
-			if errors.Is(err, ErrBudget) != !c.permanent {
-				t.Errorf("run: %v", err)
+			if errors.Is(err, ErrBudget) != !c.permanent || r.Stats().Failures != c.tries {
+				t.Errorf("run: %v after %d tries, want %d", err, r.Stats().Failures, c.tries)
 			}
 		})
 	}
