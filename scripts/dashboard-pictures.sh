@@ -13,7 +13,7 @@ if [ "${1:-}" != inside ]; then
 	mkdir -p "$tools"
 	CGO_ENABLED=1 CGO_CFLAGS="-O2 -g -Wno-deprecated-declarations" go build -tags nvml -o "$tools/spool" ./cmd/spool
 	cc -shared -fPIC -o "$tools/libnvidia-ml.so.1" monitoring/dashboards/picture/testdata/nvml.c -lm
-	printf '#!/bin/sh\nexec "%s" vllmsim --load-time 15s -- "$@"\n' "$tools/spool" >"$tools/vllm"
+	printf '#!/bin/sh\nexec "%s" vllmsim --load-time 15s -- "$@" --enable-per-request-metrics\n' "$tools/spool" >"$tools/vllm"
 	chmod +x "$tools/vllm"
 	SPOOL=$tools/spool LD_LIBRARY_PATH=$tools DEMO_COPIES=1 \
 		DEMO_ARGS="--model stand-in --vllm $tools/vllm --runners 3 --slots 64 --idle 20s" scripts/demo-monitoring.sh "$PWD/scripts/dashboard-pictures.sh" inside

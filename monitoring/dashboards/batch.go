@@ -52,6 +52,14 @@ func batchRequests() []Panel {
 		one(Bars, "Failures", count, "The same in the range: all of them, also the first of its type, which no rate shows.",
 			"topk(10, sum by (error_type) (max_over_time(spool_request_errors_total{§M}§T)))", "{{error_type}}").yellow(1),
 		{Title: "Latency", About: "Time of requests that got a result. Points are single ones, by their trace.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M"), Exemplars: true},
+		{Title: "Times in the engine", About: "Before a sequence begins, to its first token, and from there to its last.", Unit: seconds, Needs: NeedsTold, Queries: []Query{
+			q(quantile("0.5", "", "spool_request_engine_queue_seconds", "§R"), "queue p50"),
+			q(quantile("0.95", "", "spool_request_engine_queue_seconds", "§R"), "queue p95"),
+			q(quantile("0.5", "", "spool_request_time_to_first_token_seconds", "§R"), "first token p50"),
+			q(quantile("0.95", "", "spool_request_time_to_first_token_seconds", "§R"), "first token p95"),
+			q(quantile("0.5", "", "spool_request_decode_seconds", "§R"), "decode p50"),
+			q(quantile("0.95", "", "spool_request_decode_seconds", "§R"), "decode p95"),
+		}},
 		{Title: "Latencies", About: "How many requests took how long.", Unit: seconds, Kind: Heat, Exemplars: true, Queries: []Query{
 			q("sum by (le) (rate(spool_request_duration_seconds_bucket{§M}§W))", "{{le}}"),
 		}},

@@ -3,6 +3,7 @@ package dashboards
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/grafana/grafana-foundation-sdk/go/bargauge"
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
@@ -10,6 +11,8 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/common"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 	"github.com/grafana/grafana-foundation-sdk/go/heatmap"
+	"github.com/grafana/grafana-foundation-sdk/go/logs"
+	"github.com/grafana/grafana-foundation-sdk/go/loki"
 	"github.com/grafana/grafana-foundation-sdk/go/prometheus"
 	"github.com/grafana/grafana-foundation-sdk/go/stat"
 	"github.com/grafana/grafana-foundation-sdk/go/statetimeline"
@@ -42,6 +45,11 @@ func (b Board) JSON() ([]byte, error) {
 	for _, v := range Variables() {
 		d.WithVariable(v.builder())
 	}
+	if b.hasLogs() {
+		d.WithVariable(dashboard.NewDatasourceVariableBuilder("loki").Label("Loki").Type("loki"))
+		d.WithVariable(dashboard.NewTextBoxVariableBuilder("batch").Label("Batch of the logs").
+			DefaultValue(dashboard.StringOrMap{String: cog.ToPtr(".*")}))
+	}
 	for _, row := range b.Rows {
 		d.WithRow(dashboard.NewRowBuilder(row.Title))
 		for _, p := range row.Panels {
@@ -66,6 +74,12 @@ func (b Board) JSON() ([]byte, error) {
 		return nil, fmt.Errorf("encode dashboard %s: %w", b.UID, err)
 	}
 	return append(text, '\n'), nil
+}
+
+func (b Board) hasLogs() bool {
+	return slices.ContainsFunc(b.Rows, func(r Row) bool {
+		return slices.ContainsFunc(r.Panels, func(p Panel) bool { return p.Kind == Logs })
+	})
 }
 
 // grid is the width of a dashboard.
@@ -101,6 +115,13 @@ func layOut(panels []dashboard.PanelOrRowPanel) {
 		x, height, line = x+g.W, max(height, g.H), append(line, g)
 	}
 	end()
+}
+
+func (p Panel) source() common.DataSourceRef {
+	if p.Kind == Logs {
+		return common.DataSourceRef{Type: cog.ToPtr("loki"), Uid: cog.ToPtr("${loki}")}
+	}
+	return source()
 }
 
 func source() common.DataSourceRef {
@@ -151,6 +172,9 @@ func (p Panel) builder() cog.Builder[dashboard.Panel] {
 	case Heat:
 		return dress(p, heatmap.NewPanelBuilder().YAxis(heatmap.NewYAxisConfigBuilder().Unit(p.Unit)).
 			Tooltip(heatmap.NewHeatmapTooltipBuilder().Mode(common.TooltipDisplayModeSingle)), 12, 8)
+	case Logs:
+		return dress(p, logs.NewPanelBuilder().ShowTime(true).WrapLogMessage(true).EnableLogDetails(true).SortOrder(common.LogsSortOrderDescending).
+			DedupStrategy(common.LogsDedupStrategyNone), grid, 9)
 	case Timeline:
 		return dress(p, statetimeline.NewPanelBuilder().Tooltip(tooltip()), 12, 6)
 	}
@@ -178,7 +202,7 @@ func dress[B graph[B]](p Panel, b B, width, height uint32) B {
 	b.Title(p.Title)
 	b.Description(about)
 	b.Unit(p.Unit)
-	b.Datasource(source())
+	b.Datasource(p.source())
 	b.Span(width)
 	b.Height(height)
 	b.Thresholds(dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).Steps(p.steps()))
@@ -214,8 +238,11 @@ func (p Panel) steps() []dashboard.Threshold {
 	return list
 }
 
-func (p Panel) target(query Query, i int) *prometheus.DataqueryBuilder {
-	t := prometheus.NewDataqueryBuilder().Expr(query.Expr).RefId(string(rune('A' + i))).Datasource(source())
+func (p Panel) target(query Query, i int) cog.Builder[variants.Dataquery] {
+	if p.Kind == Logs {
+		return loki.NewDataqueryBuilder().Expr(query.Expr).QueryType("range").MaxLines(logLines).RefId(refID(i)).Datasource(p.source())
+	}
+	t := prometheus.NewDataqueryBuilder().Expr(query.Expr).RefId(refID(i)).Datasource(source())
 	if p.Kind != Table {
 		t.LegendFormat(query.Legend)
 	}
@@ -234,3 +261,8 @@ func (p Panel) target(query Query, i int) *prometheus.DataqueryBuilder {
 	}
 	return t
 }
+
+// logLines are shown at most, the last ones.
+const logLines = 500
+
+func refID(i int) string { return string(rune('A' + i)) }

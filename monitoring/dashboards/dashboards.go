@@ -10,12 +10,14 @@ type Needs string
 
 // What panels need.
 const (
-	NeedsRun     Needs = ""                   // a batch and a runner
-	NeedsGPU     Needs = "a GPU"              // and a binary that can watch it
-	NeedsOwn     Needs = "an own engine"      // that the runner started
-	NeedsCache   Needs = "a prefix cache"     // in the engine, which spool local's does not have
-	NeedsGateway Needs = "a real Pushgateway" // that tells about itself, as spool local's does not
-	NeedsTrouble Needs = "trouble"            // nothing is wrong while it is empty
+	NeedsRun     Needs = ""               // a batch and a runner
+	NeedsGPU     Needs = "a GPU"          // and a binary that can watch it
+	NeedsOwn     Needs = "an own engine"  // that the runner started
+	NeedsCache   Needs = "a prefix cache" // in the engine, which spool local's does not have
+	NeedsTold    Needs = "engines that tell their times (vLLM's --enable-per-request-metrics)"
+	NeedsLoki    Needs = "a Loki that has spool's logs" // as that of compose.yaml
+	NeedsGateway Needs = "a real Pushgateway"           // that tells about itself, as spool local's does not
+	NeedsTrouble Needs = "trouble"                      // nothing is wrong while it is empty
 )
 
 // Board is one dashboard.
@@ -42,6 +44,7 @@ const (
 	Table
 	Heat     // a histogram over time
 	Timeline // states over time
+	Logs     // lines, asked of Loki in its own language
 )
 
 // Panel is one picture. Units are Grafana's.

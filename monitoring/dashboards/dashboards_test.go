@@ -54,13 +54,15 @@ func TestFilesAreWhatIsMade(t *testing.T) {
 	}
 }
 
-// each calls f with every query of every panel.
+// each calls f with every query of every panel that asks Prometheus.
 func each(f func(b dashboards.Board, p dashboards.Panel, expr string)) {
 	for _, b := range dashboards.All() {
 		for _, row := range b.Rows {
 			for _, p := range row.Panels {
 				for _, q := range p.Queries {
-					f(b, p, q.Expr)
+					if p.Kind != dashboards.Logs {
+						f(b, p, q.Expr)
+					}
 				}
 			}
 		}
@@ -206,7 +208,11 @@ func TestFilesHaveASourceAndNumbers(t *testing.T) {
 		}
 		ids := map[int]bool{}
 		for _, p := range d.Panels {
-			if ids[p.ID] || p.ID == 0 || p.Type != "row" && (p.Datasource.UID != "${datasource}" || len(p.Targets) == 0) {
+			source := "${datasource}"
+			if p.Type == "logs" {
+				source = "${loki}"
+			}
+			if ids[p.ID] || p.ID == 0 || p.Type != "row" && (p.Datasource.UID != source || len(p.Targets) == 0) {
 				t.Errorf("%s: panel %+v", b.Title, p)
 			}
 			ids[p.ID] = true
@@ -216,8 +222,16 @@ func TestFilesHaveASourceAndNumbers(t *testing.T) {
 				t.Errorf("%s: annotation %s: %q, %v", b.Title, a.Name, a.Expr, err)
 			}
 		}
-		if len(d.Annotations.List) != 2 || len(d.Templating.List) != 4 || d.Templating.List[0].Type != "datasource" || d.UID != b.UID {
-			t.Errorf("%s: variables %v", b.Title, d.Templating.List)
+		var variables []string
+		for _, v := range d.Templating.List {
+			variables = append(variables, v.Name+" "+v.Type)
+		}
+		want := []string{"datasource datasource", "pool query", "model query", "instance query"}
+		if b.UID == "spool-health" { // which has the logs
+			want = append(want, "loki datasource", "batch textbox")
+		}
+		if len(d.Annotations.List) != 2 || d.UID != b.UID || !slices.Equal(variables, want) {
+			t.Errorf("%s: variables %q, want %q", b.Title, variables, want)
 		}
 	}
 }
@@ -396,6 +410,32 @@ func TestLatenciesHaveExemplars(t *testing.T) {
 	}
 	if want := []string{"Latency", "Latencies"}; !slices.Equal(got, want) {
 		t.Errorf("exemplars are in %q, want %q", got, want)
+	}
+}
+
+// TestLogsAreThoseOfABatch: labels and structured metadata are what compose/config.alloy gives to Loki.
+func TestLogsAreThoseOfABatch(t *testing.T) {
+	config, err := os.ReadFile("../compose/config.alloy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, b := range dashboards.All() {
+		for _, row := range b.Rows {
+			for _, p := range row.Panels {
+				if p.Kind != dashboards.Logs {
+					continue
+				}
+				n++
+				if want := `{service=~".+", pool=~"$pool"} | batch_id=~"$batch"`; p.Queries[0].Expr != want || p.Needs != dashboards.NeedsLoki {
+					t.Errorf("%s asks %s, want %s", p.Title, p.Queries[0].Expr, want)
+				}
+			}
+		}
+	}
+	_, metadata, _ := strings.Cut(string(config), "stage.structured_metadata {")
+	if n != 1 || !strings.Contains(metadata, "batch_id ") || !strings.Contains(string(config), `values = ["service", "env", "pool", "level"]`) {
+		t.Errorf("%d panels of logs; the labels are others", n)
 	}
 }
 

@@ -3,6 +3,7 @@ package dashboards
 func systemHealth() Board {
 	return Board{UID: "spool-health", Title: "spool / System Health", About: "Whether every part does its work.", Rows: []Row{
 		{"Processes", healthProcesses()}, {"Store and queues", healthStore()}, {"Watchers", healthWatchers()}, {"Telemetry", healthTelemetry()},
+		{"Logs", healthLogs()},
 	}}
 }
 
@@ -57,5 +58,12 @@ func healthTelemetry() []Panel {
 		one(Stacked, "Telemetry failures", perSecond, "By where it should have gone.", "sum by (sink) (rate(spool_telemetry_failures_total§W)) > 0", "{{sink}}").needs(NeedsTrouble),
 		one(Stacked, "Log lines", perSecond, "By level, and whether they came into the bucket.", "sum by (level, outcome) (rate(spool_log_lines_total§W)) > 0", "{{level}} {{outcome}}"),
 		one(Lines, "Oldest log line", seconds, "That waits for its way into the bucket.", "max by (instance) (spool_log_oldest_unflushed_age_seconds§LIVES)", "{{instance}}").red(120),
+	}
+}
+
+func healthLogs() []Panel {
+	return []Panel{
+		one(Logs, "Lines of logs", count, "Of the batch whose id is put above in place of .*, which means all; each line can be opened for its fields.",
+			`{service=~".+", pool=~"$pool"} | batch_id=~"$batch"`, "").needs(NeedsLoki),
 	}
 }

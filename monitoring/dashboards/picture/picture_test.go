@@ -216,7 +216,9 @@ func TestAllDashboardsAreDrawn(t *testing.T) {
 		for _, r := range b.Rows {
 			panels += len(r.Panels)
 			for _, p := range r.Panels {
-				queries += len(p.Queries)
+				if p.Kind != dashboards.Logs {
+					queries += len(p.Queries)
+				}
 			}
 		}
 		if n := strings.Count(page, "<section"); n != panels || len(a.asked) != queries {
