@@ -36,7 +36,7 @@ demo-monitoring: build ## Watch a batch with Prometheus and Alertmanager (Debian
 	@scripts/demo-monitoring.sh
 
 .PHONY: dashboard-pictures
-dashboard-pictures: ## Draw docs/dashboard-*.png and report-*.png from a run of ten minutes (needs Chromium, a C compiler)
+dashboard-pictures: ## Draw docs/dashboard-*.png and report-*.png from a run of ten minutes (needs Chromium, poppler-utils, a C compiler)
 	@scripts/dashboard-pictures.sh
 
 .PHONY: demo-vllm
