@@ -15,6 +15,8 @@ func TestOrder(t *testing.T) {
 	tests := map[string][]int{
 		"":                {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22},
 		batch.OrderPrefix: {1, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 2, 20, 3, 4, 5, 6, 7, 8, 9, 21, 22}, // the second shard has 21 and 22
+		// By max_tokens: 22 of line 13, 21 of line 3, down to 1 of line 10; then 16 of line 22 and 9 of line 21.
+		batch.OrderLongest: {13, 3, 16, 6, 19, 9, 12, 2, 15, 5, 18, 8, 11, 1, 14, 4, 17, 7, 20, 10, 22, 21},
 	}
 	for order, want := range tests {
 		t.Run("order "+order, func(t *testing.T) {

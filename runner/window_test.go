@@ -55,3 +55,47 @@ func TestEngineThatRefusesAllLeavesTheQueueToOthers(t *testing.T) {
 		})
 	}
 }
+
+// TestEnginesHaveAsManyInFlight is about several engines: each line goes to the one with the fewest in flight, so that a
+// slow one gets fewer lines, and all are full.
+func TestEnginesHaveAsManyInFlight(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(400, 100)
+		slow := &wired{begun: e.begun, do: takes(8 * time.Second)}
+		e.do = takes(2 * time.Second)
+		cfg := w.defaults(slow, e)
+		cfg.Window = 10
+		_, ended := w.started(t.Context(), cfg)
+		for range 3 {
+			time.Sleep(20*time.Second + time.Second/2)
+			synctest.Wait()
+			if a, b := slow.open(), e.open(); a != 5 || b != 5 {
+				t.Errorf("after %s %d lines are in flight at one engine and %d at the other, want 5 and 5", time.Since(e.begun), a, b)
+			}
+		}
+		if err := ended(); err != nil {
+			t.Fatal(err)
+		}
+		w.wantAll(plan, 1, 400)
+		if a, b := len(slow.log()), len(e.log()); b < 3*a || b > 5*a {
+			t.Errorf("the engine that is four times as fast was asked for %d lines, the other for %d", b, a)
+		}
+	})
+}
+
+func TestThrottleGrowsByOneASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := newThrottle(4, 20)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go th.grow(ctx)
+		th.halve()
+		time.Sleep(time.Second / 2)
+		for after := range 15 {
+			if got, want := th.limit.Load(), int64(min(10+after, 20)); got != want {
+				t.Errorf("after %d s the limit is %d, want %d", after, got, want)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}

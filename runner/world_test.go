@@ -158,9 +158,10 @@ func frameOf(t *testing.T, first, n, shift int) []byte {
 	return compress(t, plain)
 }
 
-// bodyOf is the body of a request, written as no encoder does.
+// bodyOf is the body of a request, written as no encoder does. Its bound is that of no other line of 22.
 func bodyOf(line int) string {
-	return fmt.Sprintf("{ \"messages\" : [{\"role\":\"user\",\"content\":\"%d\"}],\t\"model\":\"\\u006d\", \"x\": 1.0000000000000000001 }", line)
+	return fmt.Sprintf("{ \"messages\" : [{\"role\":\"user\",\"content\":\"%d\"}],\t\"model\":\"\\u006d\", \"max_tokens\":%d, \"x\": 1.0000000000000000001 }",
+		line, line*7%23)
 }
 
 func compress(t *testing.T, plain []byte) []byte {
