@@ -1,7 +1,7 @@
 #!/bin/sh
 # Draws docs/dashboard-*.png: what each panel of the dashboards asks, answered by the Prometheus of scripts/demo-monitoring.sh in
 # the middle of a run; and docs/report-*.png of one of its batches. Its engines are spool's stand-in for vLLM, and its GPUs a
-# stand-in for NVIDIA's library; the pictures say so. Needs a C compiler and Chromium, besides what the demo needs.
+# stand-in for NVIDIA's library; the pictures say so. Needs a C compiler, Chromium and poppler-utils, besides what the demo needs.
 set -eu
 
 data=.spool/demo-monitoring
