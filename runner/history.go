@@ -14,10 +14,11 @@ import (
 // history is what the runner record tells of a batch over time: where the time went, what came when, and how long it took.
 // Its methods may be called concurrently.
 type history struct {
-	// took counts results by how long their request took. A number holds lines in its lower tokenShift bits and their
+	// took counts answers by how long their request took. A number holds lines in its lower tokenShift bits and their
 	// output tokens above these, so that a line costs one atomic addition. Neither half can be full: 2^28 lines in
 	// one bucket, or 2^36 tokens, are weeks of work for a runner.
-	took [batch.LatencyBuckets]atomic.Uint64
+	took    [batch.LatencyBuckets]atomic.Uint64
+	refused atomic.Int64 // lines that ended as errors
 
 	finish          [vllm.Finishes]atomic.Int64
 	times           atomic.Pointer[engineTimes] // nil while no engine told any
@@ -58,8 +59,12 @@ const tokenShift = 28
 
 func newHistory(start time.Time) *history { return &history{start: start, last: start} }
 
-// answered counts a line that got its result.
+// answered counts a line that got its result. How long an engine takes to refuse one says nothing of its work.
 func (h *history) answered(took time.Duration, a *vllm.Answer) {
+	if a.Outcome != vllm.OK {
+		h.refused.Add(1)
+		return
+	}
 	tokens := uint64(max(0, min(a.Usage.Output, 1<<24))) // more is no answer of one request
 	h.took[batch.LatencyBucket(took)].Add(tokens<<tokenShift | 1)
 	if a.Finish != 0 {
@@ -133,8 +138,9 @@ func (h *history) resume(now time.Time) {
 	}
 }
 
-// sum adds up what was counted.
+// sum adds up what was counted: lines that ended, and tokens and times of those that were answered.
 func (h *history) sum() (lines, tokens int64, took batch.Latencies) {
+	lines = h.refused.Load()
 	for b := range h.took {
 		n := h.took[b].Load()
 		if n == 0 {

@@ -22,20 +22,24 @@ func TestHistoryTellsWhereTheTimeWentAndWhatCameWhen(t *testing.T) {
 	h.answered(time.Second, tokens(20))
 	h.retries.Add(3)
 	h.look(at(2.5), batch.PhaseGenerate)
-	h.answered(3*time.Second, tokens(-1)) // what an engine says may be nonsense
+	h.answered(3*time.Second, tokens(-1))                     // what an engine says may be nonsense
+	h.answered(time.Millisecond, failure(vllm.Rejected, 400)) // a line like others, with no time that tells anything
 	h.look(at(3.5), batch.PhaseGenerate)
 	h.answered(5*time.Microsecond, tokens(0))
 	var got batch.Runner
 	h.fill(&got, at(4.5), true)
 	want := batch.Runner{
 		Phases: []batch.Phase{{Name: "engine", Seconds: 2}, {Name: "generate", Seconds: 2.5}},
-		Series: &batch.Series{SlotSeconds: 1, Lines: []int64{0, 0, 2, 1, 1}, OutputTokens: []int64{0, 0, 120, 0, 0},
+		Series: &batch.Series{SlotSeconds: 1, Lines: []int64{0, 0, 2, 2, 1}, OutputTokens: []int64{0, 0, 120, 0, 0},
 			Chunks: make([]int64, 5), Retries: []int64{0, 0, 3, 0, 0}},
 		Latencies: batch.Latencies{{5, 1}, {int64(batch.LatencyBucket(time.Second)), 2},
 			{int64(batch.LatencyBucket(3 * time.Second)), 1}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	if n := got.Series.Ended(); n != 5 {
+		t.Errorf("%d lines ended, want 5", n)
 	}
 	h.answered(time.Second, tokens(1))
 	h.resume(at(9))

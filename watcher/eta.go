@@ -13,7 +13,7 @@ type records struct {
 	open     int64         // lines with a result in other chunks
 	age      time.Duration // of the oldest record with such lines
 	workers  int           // runners that ask engines
-	answered int64         // lines that engines answered, whoever left or died since: it never falls
+	answered int64         // lines that got their result from engines, whoever left or died since: it never falls
 	work     float64       // seconds in which the runners asked for these
 }
 
@@ -26,7 +26,7 @@ type record struct {
 }
 
 func recordOf(r *batch.Runner) record {
-	rec := record{stored: r.OK + r.Err, open: r.Open, answered: r.Latencies.Count(), asks: r.Requests > 0 && r.EndedAt == 0}
+	rec := record{stored: r.OK + r.Err, open: r.Open, answered: r.Series.Ended(), asks: r.Requests > 0 && r.EndedAt == 0}
 	for _, p := range r.Phases {
 		if p.Name == batch.PhaseGenerate {
 			rec.work += p.Seconds

@@ -243,7 +243,7 @@ func (r *run) write(w *worker, at float64) {
 	}
 	w.unsaved = nil
 	w.written = written{at, batch.Runner{
-		OK: w.done, Open: w.open, Resumed: w.resumed, Requests: w.requests, Latencies: batch.Latencies{{1, w.answered}},
+		OK: w.done, Open: w.open, Resumed: w.resumed, Requests: w.requests, Series: &batch.Series{Lines: []int64{w.answered}},
 		Phases: []batch.Phase{{Name: batch.PhaseEngine, Seconds: 60}, {Name: batch.PhaseGenerate, Seconds: work}},
 	}}
 	if len(w.shards) == 0 {

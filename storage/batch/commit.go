@@ -177,7 +177,7 @@ type Runner struct {
 	Phases    []Phase          `json:"phases,omitempty"`
 	Series    *Series          `json:"series,omitempty"`
 	GPUSeries *GPUSeries       `json:"gpu_series,omitempty"`
-	Latencies Latencies        `json:"latencies,omitempty"`    // of the requests that got a result
+	Latencies Latencies        `json:"latencies,omitempty"`    // of the requests that were answered, not of those that ended as errors
 	Times     *EngineTimes     `json:"engine_times,omitempty"` // of these, as far as the engine told
 	Slowest   []SlowChunk      `json:"slowest,omitempty"`
 	Finish    map[string]int64 `json:"finish_reasons,omitempty"` // of the answers, by finish_reason of their first choice

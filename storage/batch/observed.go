@@ -125,6 +125,17 @@ func (s *Series) Clone() *Series {
 	return &Series{s.SlotSeconds, slices.Clone(s.Lines), slices.Clone(s.OutputTokens), slices.Clone(s.Chunks), slices.Clone(s.Retries)}
 }
 
+// Ended counts the lines that got their result; 0 of nil.
+func (s *Series) Ended() (lines int64) {
+	if s == nil {
+		return 0
+	}
+	for _, n := range s.Lines {
+		lines += n
+	}
+	return lines
+}
+
 // GPUSeries is what a runner's GPUs did over time, in slots as Series has them. A list is absent if no GPU says it.
 type GPUSeries struct {
 	SlotSeconds float64   `json:"slot_seconds"`
