@@ -39,6 +39,7 @@ type life struct {
 
 	models  []Card
 	version string
+	orphans int // descendants that outlived vLLM itself; after bury
 
 	inFlight, answered atomic.Int64
 	stopping           atomic.Bool
@@ -92,7 +93,7 @@ func (l *life) awaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-l.proc.exited:
-			_, _ = l.bury() // so that all it wrote is read; the caller's bury says what remains
+			_ = l.bury() // so that all it wrote is read; the caller's bury says what remains
 			return explain(l.out.last(tailLines), l.proc.state)
 		case <-limit.C:
 			lines := l.out.last(startErrorLines)
@@ -127,7 +128,7 @@ func (l *life) do(ctx context.Context, r Request) Answer {
 		l.answered.Add(1)
 	case a.Code == codeTransport && l.isGone(ctx):
 		a.Outcome, a.Code, a.Died = Down, codeEngineGone, true
-	case a.Code == codeRefused:
+	case a.Code == codeRefused && !l.stopping.Load(): // else that is as it should be, and what is in flight goes on
 		l.fail("it refuses connections")
 	}
 	a.Died = a.Died && !l.stopping.Load()
@@ -160,16 +161,15 @@ func (l *life) end() error {
 	case <-patience.C:
 		l.cfg.Log.Warn("vllm does not end, it is killed", zap.String("event", "engine_killed"), zap.String("error_type", TypeHangs))
 	}
-	_, err := l.bury()
-	return err
+	return l.bury()
 }
 
 // errUnkillable is of processes that a driver holds.
 var errUnkillable error = typed{"vllm's processes do not end", TypeHangs}
 
-// bury kills vLLM and all its descendants, waits until they are gone, and takes the socket away. It tells how many
+// bury kills vLLM and all its descendants, waits until they are gone, and takes the socket away. It counts those that
 // outlived vLLM itself. It may be called again.
-func (l *life) bury() (orphans int, err error) {
+func (l *life) bury() (err error) {
 	limit := time.NewTimer(killLimit)
 	defer limit.Stop()
 	tick := time.NewTicker(pollEvery / 10)
@@ -177,7 +177,7 @@ func (l *life) bury() (orphans int, err error) {
 	outlived := l.proc.hasExited()
 	for n := l.proc.killAll(); n > 0 || !l.proc.hasExited(); n = l.proc.killAll() {
 		if outlived {
-			orphans = max(orphans, n)
+			l.orphans = max(l.orphans, n)
 		}
 		select {
 		case <-tick.C:
@@ -194,5 +194,5 @@ func (l *life) bury() (orphans int, err error) {
 	_ = l.proc.pipe.Close()
 	l.client.Close()
 	_ = os.RemoveAll(l.dir)
-	return orphans, err
+	return err
 }

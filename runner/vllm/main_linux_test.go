@@ -20,6 +20,7 @@ import (
 const (
 	simEnv   = "VLLM_TEST_SIM"   // vllmsim in the place of vLLM, with this Config
 	ownerEnv = "VLLM_TEST_OWNER" // a program that owns a Server, with this Config of vllmsim; see own
+	shellEnv = "VLLM_TEST_SHELL" // of the owner: a script in the place of vllmsim
 )
 
 func TestMain(m *testing.M) {
@@ -82,7 +83,11 @@ func own(arg string) int {
 		fmt.Fprintln(os.Stderr, errno)
 		return 1
 	}
-	s, err := NewServer(owned(sim))
+	cfg := owned(sim)
+	if script := os.Getenv(shellEnv); script != "" {
+		cfg.Command = []string{"/bin/sh", "-c", script}
+	}
+	s, err := NewServer(cfg)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -57,6 +57,28 @@ func TestEngineEndsWithItsOwnerHoweverThatDies(t *testing.T) {
 	eventually(t, "the engine's end", func() bool { return !isAlive(engine) })
 }
 
+// TestOwnerThatIsNumberOneReapsWhileAModelLoads is about the dead that nobody else waits for while vLLM runs, and is
+// not ready.
+func TestOwnerThatIsNumberOneReapsWhileAModelLoads(t *testing.T) {
+	owner := exec.Command(os.Args[0])
+	owner.Env = append(owner.Environ(), ownerEnv+"={}", "TMPDIR="+shortDir(t), shellEnv+"=(sleep 1 &); exec sleep 3600")
+	owner.Stderr = t.Output()
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = owner.Process.Kill(); _ = owner.Wait() })
+	orphan := func() (pid int) {
+		for _, q := range processes() {
+			if q.parent == owner.Process.Pid && q.pid != q.group && q.group != syscall.Getpgrp() {
+				pid = q.pid
+			}
+		}
+		return pid
+	}
+	eventually(t, "an orphan", func() bool { return orphan() != 0 })
+	eventually(t, "nothing is left of it", func() bool { return orphan() == 0 })
+}
+
 func TestOwnerThatIsNumberOneReapsTheDead(t *testing.T) {
 	sim := instant()
 	sim.Orphans = 2

@@ -16,6 +16,9 @@ import (
 // maxBackoff bounds the pause between starts.
 const maxBackoff = time.Minute
 
+// reapEvery is how often the dead that were left to this process are looked for.
+const reapEvery = 2 * time.Second
+
 // startTries is how many starts may fail before a cause that may pass is held to be permanent: in a row those that lack
 // memory, for what an earlier process held may come back; and those of an engine that never once was ready, if nobody
 // knows why, or if it takes too long.
@@ -59,6 +62,16 @@ func NewServer(cfg Config) (*Server, error) {
 // another error if dead processes could not be removed. No process is left when it returns, but in the last case.
 // Call it once.
 func (s *Server) Run(ctx context.Context) error {
+	var reaper sync.WaitGroup
+	defer reaper.Wait()
+	reaping, endReaping := context.WithCancel(context.WithoutCancel(ctx))
+	defer endReaping()
+	reaper.Go(func() {
+		for reaping.Err() == nil {
+			reapOrphans()
+			sleep(reaping, reapEvery)
+		}
+	})
 	baseline := s.gpuMemory(ctx)
 	b := budget{cfg: s.cfg}
 	for {
@@ -99,10 +112,10 @@ func (s *Server) live(ctx context.Context) (served bool, err error) {
 	if err == nil { // ctx ended it while it was ready
 		return l.answered.Load() > 0, l.end()
 	}
-	orphans, buryErr := l.bury()
-	if orphans > 0 {
+	buryErr := l.bury()
+	if l.orphans > 0 {
 		s.cfg.Log.Warn("vllm left processes behind, they were killed", zap.String("event", "engine_orphans"), zap.String("error_type", TypeHangs),
-			zap.Int("processes", orphans))
+			zap.Int("processes", l.orphans))
 	}
 	if buryErr != nil {
 		err = errors.Join(buryErr, err)
@@ -163,7 +176,6 @@ func (s *Server) watch(ctx context.Context, l *life) error {
 				return fmt.Errorf("%w: no token and no answer for %s with %d requests in flight", errDied, stalled.Round(time.Millisecond), l.inFlight.Load())
 			}
 		}
-		reapOrphans()
 	}
 }
 

@@ -254,6 +254,16 @@ func TestStartsThatFailHaveACause(t *testing.T) {
 	}
 }
 
+func TestOrphansOfAStartThatFailedAreKilledAndTold(t *testing.T) {
+	r := run(t, owned(vllmsim.Config{FailStart: vllmsim.FailModel, Orphans: 2}))
+	if e, ok := errors.AsType[*StartError](r.awaitEnd()); !ok || e.Cause != CauseModel {
+		t.Errorf("run: %v", r.stop())
+	}
+	if o := r.event("engine_orphans"); len(o) != 1 || o[0].ContextMap()["processes"] != int64(2) {
+		t.Errorf("orphans %v, want 2", o)
+	}
+}
+
 // awaitEnd waits until Run ends by itself.
 func (r *running) awaitEnd() error {
 	<-r.done
@@ -444,6 +454,34 @@ func TestWhatIsInFlightMayEndWhenRunIsEnded(t *testing.T) {
 	}
 	if a := <-inFlight; a.Outcome != OK || a.Usage.Output != 50 {
 		t.Errorf("%v %s %+v, want a whole answer", a.Outcome, a.Code, a.Usage)
+	}
+}
+
+// TestRequestThatComesTooLateSpoilsNoDrain: it had the engine before the end was known, and meets a server that writes
+// its last answers and does not listen any more.
+func TestRequestThatComesTooLateSpoilsNoDrain(t *testing.T) {
+	cfg := owned(vllmsim.Config{TokenTime: 20 * time.Millisecond, Lengths: []int{100}, KeepAlive: time.Hour})
+	cfg.ShutdownTimeout = time.Minute
+	r := run(t, cfg)
+	r.awaitStarts(1)
+	l := r.life.Load()
+	inFlight := r.start("a")
+	eventually(t, "it runs", func() bool { return r.counts().Running == 1 })
+	ended := make(chan error, 1)
+	go func() { ended <- r.stop() }()
+	eventually(t, "it is to end", l.stopping.Load)
+	if err := os.Remove(filepath.Join(l.dir, socketName)); err != nil {
+		t.Fatal(err)
+	}
+	l.client.Close() // connections that rest
+	if a := l.do(t.Context(), ask("late")); a.Code != codeRefused || a.Died {
+		t.Errorf("late: %s, died %v, %v", a.Code, a.Died, a.Err)
+	}
+	if a := <-inFlight; a.Outcome != OK || a.Usage.Output != 100 {
+		t.Errorf("%v %s %+v, want a whole answer", a.Outcome, a.Code, a.Usage)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -71,11 +71,12 @@ func Serve(ctx context.Context, cfg Config, args []string, out io.Writer) int {
 	}
 	c := console{out}
 	c.line("APIServer", "INFO", "version %s, model %s", Version, cfg.Model)
-	if cfg.FailStart != "" {
-		return c.failStart(ctx, cfg)
-	}
 	orphans, err := startOrphans(cfg.Orphans)
 	defer func() { orphans.stop() }()
+	if err == nil && cfg.FailStart != "" {
+		orphans = nil
+		return c.failStart(ctx, cfg)
+	}
 	if err == nil {
 		err = Run(ctx, cfg, addr, nil, func(net.Addr) { c.line("APIServer", "INFO", "Application startup complete.") })
 	}
