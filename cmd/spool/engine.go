@@ -169,7 +169,11 @@ func setClients(c *cli.Context, urls []string, cfg *runner.Config) error {
 
 // watchGPUs opens the machine's GPUs, if there are any that this binary can watch. The caller closes the result.
 func watchGPUs(log *zap.Logger) *gpu.Sampler {
-	s, reason := gpu.Open(os.Getenv("CUDA_VISIBLE_DEVICES"))
+	visible, limited := os.LookupEnv("CUDA_VISIBLE_DEVICES")
+	s, reason := &gpu.Sampler{}, "CUDA_VISIBLE_DEVICES is empty: none may be used"
+	if visible != "" || !limited {
+		s, reason = gpu.Open(visible)
+	}
 	if reason != "" {
 		log.Info("GPUs are not fully watched", zap.String("event", "gpus_not_watched"), zap.String("reason", reason))
 	}

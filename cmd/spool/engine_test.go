@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"spool/runner"
 	"spool/runner/gpu"
@@ -105,5 +106,15 @@ func TestARunnerHasTheSlotsOfAllRanks(t *testing.T) {
 		if cfg.Slots != want {
 			t.Errorf("%q: %d slots, want %d", args, cfg.Slots, want)
 		}
+	}
+}
+
+func TestNoGPUIsWatchedIfNoneMayBeUsed(t *testing.T) {
+	t.Setenv("CUDA_VISIBLE_DEVICES", "")
+	core, logs := observer.New(zap.InfoLevel)
+	s := watchGPUs(zap.New(core))
+	defer s.Close()
+	if got := logs.All(); len(got) != 1 || got[0].ContextMap()["reason"] != "CUDA_VISIBLE_DEVICES is empty: none may be used" || s.Samples() != nil {
+		t.Errorf("%d GPUs, log %v", len(s.Samples()), got)
 	}
 }
