@@ -78,7 +78,7 @@ func mdFacts(s *batch.Summary) [][]string {
 	}
 	if q := s.Latency; q != nil {
 		add("latency", fmt.Sprintf("p50 %s, p95 %s, p99 %s, of %s", span(q.P50/1000), span(q.P95/1000), span(q.P99/1000), plural(q.Count, "request")))
-	} else {
+	} else if s.Lines.OK > 0 {
 		add("latency", notRecorded)
 	}
 	if t := tokens(s); t != nil {

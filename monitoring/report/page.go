@@ -41,6 +41,7 @@ type view struct {
 	Hidden    int // runners that are not shown
 	Flow      string
 	Charts    []*columns
+	Answered  bool // at least a line
 	Latency   []fact
 	Warning   string // about the latencies
 	Spread    *columns
@@ -81,6 +82,7 @@ func newPage(s *batch.Summary) *view {
 	v.Inside, v.Slow, v.Requests, v.Finish = engineTimes(s.Runners), slowChunks(s.Runners), requests(s.Runners), finishes(s.Runners)
 	v.Sizes = fileSizes(s)
 	v.Logs = plain("s3://"+s.Input.Bucket+"/"+batch.LogDir(s.Input.Key, s.Batch), 1200)
+	v.Answered = s.Lines.OK > 0
 	v.addLatency(s)
 	v.addGPUs(s)
 	v.Bad, v.MoreBad = badRows(s)

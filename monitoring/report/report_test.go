@@ -283,6 +283,20 @@ func TestWhatWasNotRecordedIsNotZero(t *testing.T) {
 	has(t, sane(t, html, markdown), "No runner left a record.", "Runner time was not recorded.")
 }
 
+// Latencies are of answers: of none there are none, whatever was recorded.
+func TestWithoutAnswerThereIsNoLatency(t *testing.T) {
+	s := completed(1319, 2)
+	s.Lines, s.Latency = batch.SummaryLines{Total: 1319, Failed: 1319}, nil
+	for i := range s.Runners {
+		s.Runners[i].Latencies = nil
+	}
+	html, markdown := Render(s)
+	if text := sane(t, html, markdown) + string(markdown); !strings.Contains(text, "No line was answered.") || strings.Contains(text, "Latencies were not recorded") ||
+		strings.Contains(text, "| latency |") {
+		t.Errorf("latencies that nobody could record are missed in %s", text)
+	}
+}
+
 func TestRunnersWithOtherEnginesAreTold(t *testing.T) {
 	s := completed(1319, 3)
 	s.Runners[1].Engine = json.RawMessage(`[{"version":"0.31.0"}]`)

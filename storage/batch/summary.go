@@ -98,7 +98,7 @@ type SummaryRates struct {
 	OutputTokens float64 `json:"output_tokens_per_second"`
 }
 
-// SummaryLatency is how long requests took that brought a result, in milliseconds, as Latencies has it.
+// SummaryLatency is how long requests took that were answered, in milliseconds, as Latencies has it.
 type SummaryLatency struct {
 	Count int64   `json:"count"`
 	P50   float64 `json:"p50_ms"`
