@@ -244,13 +244,31 @@ func TestNoSecretGetsOut(t *testing.T) {
 		{"OpenAI's key", "Incorrect key provided: sk-proj-0123456789abcdefghij.", "Incorrect key provided: REDACTED."},
 		{"Hugging Face's token", "token hf_abcdefghijklmnopqrstuv", "token REDACTED"},
 		{"a user in a URL", "dial https://me:" + strings.ReplaceAll(secret, "/", "") + "@host/x", "dial https://REDACTED@host/x"},
+		{"a password in a URL, without a name", "redis://:" + strings.ReplaceAll(secret, "/", "") + "@host/0", "redis://REDACTED@host/0"},
+		{"a token in a URL", "clone https://ghp_0123456789@github.com/x?to=a@b", "clone https://REDACTED@github.com/x?to=a@b"},
+		{"a password with @ in a URL", "https://me:p@ss@host/x and https://host/a@b", "https://REDACTED@host/x and https://host/a@b"},
+		{"Sentry's key", "SENTRY_DSN=https://0123456789abcdef@o1.ingest.sentry.io/1", "SENTRY_DSN=https://REDACTED@o1.ingest.sentry.io/1"},
+		{"OAuth's secret", "client_secret=abc&scope=x", "client_secret=REDACTED&scope=x"},
+		{"a variable with a token", "HUGGING_FACE_HUB_TOKEN=abcdefghi12345 A=b", "HUGGING_FACE_HUB_TOKEN=REDACTED A=b"},
+		{"a token in JSON", `{"token":"abcdef0123456789","n":1}`, `{"token":"REDACTED","n":1}`},
+		{"a cookie", "Cookie: session=abcdef; b=c", "Cookie: REDACTED"},
+		{"OpenTelemetry's headers", "OTEL_EXPORTER_OTLP_HEADERS=x-team=abc,b=c and", "OTEL_EXPORTER_OTLP_HEADERS=REDACTED and"},
+		{"a password of words", "password: two words", "password: REDACTED"},
+		{"a password of words in JSON", `{"password":"two \"big\" words","n":1}`, `{"password":"REDACTED","n":1}`},
+		{"a password of words in Python", `{'password': 'two words', 'n': 1}`, `{'password': 'REDACTED', 'n': 1}`},
+		{"an escaped presigned URL", "u=https%3A%2F%2Fh%3FX-Amz-Signature%3Dabc&b=c", "u=https%3A%2F%2Fh%3FX-Amz-Signature%3DREDACTED&b=c"},
+		{"a known secret that JSON escapes", `X: a"b\c<d>&e`, "X: REDACTED"},
+		{"a known secret in text that is JSON", `{"x":"a\"b\\c<d>&e"}`, `{"x":"REDACTED"}`},
+		{"a known secret in a URL", "?x=my-own%2Bengine%2Fkey&y", "?x=REDACTED&y"},
+		{"counts of tokens", `tokens_input=5 max_tokens: 123456789 "completion_tokens":123456789 {"max_tokens": 123456789} first_token=0.25 900 tokens/s`,
+			`tokens_input=5 max_tokens: 123456789 "completion_tokens":123456789 {"max_tokens": 123456789} first_token=0.25 900 tokens/s`},
 		{"a secret that is known", "header X: my-own+engine/key", "header X: REDACTED"},
 		{"words", "the security token is expired; asia-east1 has 3 keys: password is wrong, tokens_input=5", "the security token is expired; asia-east1 has 3 keys: password is wrong, tokens_input=5"},
 		{"a path", "in/keys/basketball-secrets.jsonl https://host/in?prefix=a&sign=2", "in/keys/basketball-secrets.jsonl https://host/in?prefix=a&sign=2"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			opt := monitoring.Options{Secrets: []string{"my-own+engine/key", "short", ""}}
+			opt := monitoring.Options{Secrets: []string{"my-own+engine/key", `a"b\c<d>&e`, "short", ""}}
 			got := logged(t, opt, func(log *zap.Logger) {
 				log.Info("x", zap.String("text", tt.text), zap.Error(errors.New(tt.text)), zap.Any("any", map[string]string{"text": tt.text}))
 			})[0]
@@ -342,15 +360,24 @@ func BenchmarkDisabledLevel(b *testing.B) {
 	}
 }
 
-// BenchmarkLine is what a line costs that is written and held for the bucket.
+// BenchmarkLine is what a line costs that is written and held for the bucket: one without a hint of secrets, and one with several.
 func BenchmarkLine(b *testing.B) {
-	log, _, err := monitoring.NewLogger(monitoring.Options{Output: zapcore.AddSync(io.Discard), Component: "runner", Instance: "r-1"})
-	if err != nil {
-		b.Fatal(err)
-	}
-	log = log.With(zap.String("batch_id", "baaaaaaaaaaaaaaaaaaaaaaaaaa"))
-	b.ReportAllocs()
-	for b.Loop() {
-		log.Info("chunk committed", zap.String("event", "chunk_committed"), zap.Int("chunk", 3), zap.Int64("bytes", 812345))
+	for name, field := range map[string]zap.Field{
+		"plain": zap.Int64("bytes", 812345),
+		"hints": zap.String("text", `GET http://127.0.0.1:8000/v1/models of in/x.jsonl, "key": 3, tokens_output: 12 with secrets of nobody`),
+	} {
+		b.Run(name, func(b *testing.B) {
+			opt := monitoring.Options{Output: zapcore.AddSync(io.Discard), Component: "runner", Instance: "r-1",
+				Secrets: []string{"an-engine's-api-key", "another+secret/key"}}
+			log, _, err := monitoring.NewLogger(opt)
+			if err != nil {
+				b.Fatal(err)
+			}
+			log = log.With(zap.String("batch_id", "baaaaaaaaaaaaaaaaaaaaaaaaaa"))
+			b.ReportAllocs()
+			for b.Loop() {
+				log.Info("chunk committed", zap.String("event", "chunk_committed"), zap.Int("chunk", 3), field)
+			}
+		})
 	}
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -91,8 +94,34 @@ func environmentFlag() cli.Flag {
 // secrets are what this process knows and no log may hold.
 func secrets(c *cli.Context) []string {
 	list := []string{c.String("engine-api-key")}
-	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "VLLM_API_KEY"} {
+	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY"} {
 		list = append(list, os.Getenv(name))
 	}
-	return list
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"} {
+		for header := range strings.SplitSeq(os.Getenv(name), ",") {
+			_, value, _ := strings.Cut(header, "=")
+			list = append(list, withoutEscapes(strings.TrimSpace(value))...)
+		}
+	}
+	return append(list, slices.Concat(userOf(c.String("pushgateway")), userOf(c.String("sentry-dsn")))...)
+}
+
+// userOf gives what is secret of a URL with a password, or with a key alone in the place of a name.
+func userOf(text string) []string {
+	u, err := url.Parse(strings.TrimSpace(text))
+	if err != nil || u.User == nil {
+		return nil
+	}
+	if password, ok := u.User.Password(); ok {
+		return []string{password}
+	}
+	return []string{u.User.Username()}
+}
+
+// withoutEscapes gives a value as it is written, and as it is sent.
+func withoutEscapes(s string) []string {
+	if sent, err := url.PathUnescape(s); err == nil {
+		return []string{s, sent}
+	}
+	return []string{s}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -85,6 +86,32 @@ func TestServiceLogsIntoTheFolderOfTheBatch(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestSecretsAreAllThatTheProcessKnows(t *testing.T) {
+	for name, value := range map[string]string{
+		"AWS_SECRET_ACCESS_KEY": "aws-secret", "AWS_SESSION_TOKEN": "aws-token", "HF_TOKEN": "hf-token", "VLLM_API_KEY": "vllm-key",
+		"HUGGING_FACE_HUB_TOKEN": "hub-token", "PUSHGATEWAY_URL": "http://me:push%40word@gateway:9091", "SENTRY_DSN": "https://dsn-key@sentry/1",
+		"OTEL_EXPORTER_OTLP_HEADERS": "x-team=otel%20key, y=other-key", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "z=trace-key",
+	} {
+		t.Setenv(name, value)
+	}
+	p := &program{stdout: io.Discard, stderr: io.Discard}
+	app := p.app()
+	var got []string
+	app.Command("run").Action = func(c *cli.Context) error {
+		got = secrets(c)
+		return nil
+	}
+	if err := app.Run([]string{"spool", "run", "--bucket", bucketName, "--engine-api-key", "engine-key"}); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	want := []string{"aws-secret", "aws-token", "dsn-key", "engine-key", "hf-token", "hub-token", "otel key", "otel%20key", "other-key",
+		"push@word", "trace-key", "vllm-key"}
+	if got = slices.Compact(got); !slices.Equal(got, want) {
+		t.Errorf("secrets %q, want %q", got, want)
 	}
 }
 
