@@ -48,7 +48,7 @@ func batchRequests() []Panel {
 			"sum by (model, status) (rate(spool_requests_total{§M}§W))", "{{model}} {{status}}"),
 		one(Lines, "Tokens a second", perSecond, "Cached tokens are a part of the input.", "sum by (type) (rate(spool_tokens_total{§M}§W))", "{{type}}"),
 		one(Stacked, "Error types", perSecond, "The ten most frequent failures of requests, tries that are made again too.",
-			"topk(10, sum by (error_type) (rate(spool_request_errors_total{§M}§W)) > 0)", "{{error_type}}"),
+			"topk(10, sum by (error_type) (rate(spool_request_errors_total{§M}§W)) > 0)", "{{error_type}}").needs(NeedsTrouble),
 		one(Bars, "Failures", count, "The same in the range: all of them, also the first of its type, which no rate shows.",
 			"topk(10, sum by (error_type) (max_over_time(spool_request_errors_total{§M}§T)))", "{{error_type}}").yellow(1),
 		{Title: "Latency", About: "Time of requests that got a result. Points are single ones, by their trace.", Unit: seconds, Queries: quantiles("spool_request_duration_seconds", "§M"), Exemplars: true},

@@ -40,7 +40,7 @@ func healthWatchers() []Panel {
 		one(Lines, "Watcher age", seconds, "Since the watcher started.", "time() - max by (instance) (spool_watcher_start_timestamp_seconds§WATCHES)", "{{instance}}"),
 		{Title: "Scan", About: "Time of a scan.", Unit: seconds, Queries: quantiles("spool_watcher_scan_seconds", "")},
 		one(Lines, "Scans", perSecond, "Each watcher makes one every 30 s.", "sum by (instance) (rate(spool_watcher_scans_total§W))", "{{instance}}"),
-		one(Stacked, "Events", perSecond, "Messages of the queue of the bucket's events.", "sum by (kind) (rate(spool_watcher_events_total§W)) > 0", "{{kind}}"),
+		one(Stacked, "Events", perSecond, "Messages of the queue of the bucket's events.", "sum by (kind) (rate(spool_watcher_events_total§W))", "{{kind}}"),
 		one(Stacked, "Watcher errors", perSecond, "Failures after which it went on.", "sum by (what) (rate(spool_watcher_errors_total§W)) > 0", "{{what}}").needs(NeedsTrouble),
 		one(Lines, "Objects collected", perSecond, "Deleted after their time.", "sum(rate(spool_watcher_collected_objects_total§W))", "objects/s"),
 	}
