@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -116,5 +118,44 @@ func TestNoGPUIsWatchedIfNoneMayBeUsed(t *testing.T) {
 	defer s.Close()
 	if got := logs.All(); len(got) != 1 || got[0].ContextMap()["reason"] != "CUDA_VISIBLE_DEVICES is empty: none may be used" || s.Samples() != nil {
 		t.Errorf("%d GPUs, log %v", len(s.Samples()), got)
+	}
+}
+
+func TestEngineOfAPoolIsTheOneThatIsStarted(t *testing.T) {
+	t.Setenv("HF_HUB_CACHE", "/cache")
+	t.Setenv("SPOOL_IMAGE", "spool-runner:1")
+	file, _, err := configured(t, `
+pools:
+  big:
+    engine:
+      model: org/m
+      revision: 9c925d64
+      names: [m, n]
+      lora: {polite: /models/polite, blunt: org/blunt}
+      slots: 128
+      batched_tokens: 8192
+      max_queued: 512
+      args: [--max-model-len, "8192"]
+      env: {B: "2", A: "1"}
+      command: [python, -m, vllm]
+      start_limit: 30m
+      stall_limit: 5m
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := vllm.Config{
+		Command: []string{"python", "-m", "vllm"}, Model: "org/m", Revision: "9c925d64", ServedNames: []string{"m", "n"},
+		LoRA:  []vllm.LoRA{{Name: "blunt", Path: "org/blunt"}, {Name: "polite", Path: "/models/polite"}},
+		Slots: 128, BatchedTokens: 8192, MaxQueued: 512, Args: []string{"--max-model-len", "8192"}, Env: []string{"A=1", "B=2"},
+		StartLimit: 30 * time.Minute, StallLimit: 5 * time.Minute, HubCache: "/cache", Image: "spool-runner:1",
+	}
+	flagged := whole
+	flagged.Command, flagged.Model, flagged.Revision, flagged.ServedNames, flagged.Slots = []string{"/bin/vllm"}, "other", "", []string{"other"}, 64
+	for args, want := range map[string]vllm.Config{"": whole, "--model=other --vllm=/bin/vllm --slots=64": flagged} {
+		got := file.Pools["big"].Engine.withFlags(engineContext(t, strings.Fields(args)...)).vllm(nil, nil)
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(vllm.Config{}, "GPUMemory", "Log")); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", args, diff)
+		}
 	}
 }

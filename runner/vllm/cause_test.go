@@ -1,13 +1,17 @@
 package vllm
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,6 +117,36 @@ func TestWarningsAndErrorsOfVLLMHaveAType(t *testing.T) {
 			t.Errorf("%q: error_type %v, want %v", raw, got, want)
 		}
 	}
+}
+
+func TestAStartThatTakesLongIsToldEveryHalfMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.InfoLevel)
+		client, err := NewClient("http://vllm", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.http.Proxy = nil
+		client.http.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+		l := &life{
+			cfg: Config{StartLimit: 100 * time.Second, Log: zap.New(core)}, born: time.Now(), client: client,
+			proc: &process{exited: make(chan struct{})}, out: &output{log: zap.NewNop()},
+		}
+		l.out.read(strings.NewReader("(EngineCore pid=7) INFO 11-23 10:00:00 [core.py:105] Loading weights\n"))
+		if e, ok := errors.AsType[*StartError](l.awaitReady(t.Context())); !ok || e.Cause != CauseTimeout {
+			t.Errorf("%v", e)
+		}
+		told := logs.FilterField(zap.String("event", "engine_starting")).All()
+		if len(told) != 3 {
+			t.Fatalf("told %d times, want 3: %v", len(told), told)
+		}
+		for i, entry := range told {
+			want := map[string]any{"event": "engine_starting", "elapsed": time.Duration(i+1) * 30 * time.Second, "last_line": "Loading weights"}
+			if diff := cmp.Diff(want, entry.ContextMap()); diff != "" {
+				t.Errorf("entry %d (-want +got):\n%s", i, diff)
+			}
+		}
+	})
 }
 
 func TestOutputIsReadWhateverItIsLike(t *testing.T) {

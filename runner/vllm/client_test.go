@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -241,4 +242,60 @@ func BenchmarkScanBody(b *testing.B) {
 			}
 		})
 	}
+}
+
+// pipes is a listener in this process.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// dial is for a client's transport.
+func (p pipes) dial(context.Context, string, string) (net.Conn, error) {
+	here, there := net.Pipe()
+	p <- there
+	return here, nil
+}
+
+// TestConnectionsThatRestAreNotUsed: vLLM closes a connection that has rested for 5 s, and what is sent at that moment is lost.
+func TestConnectionsThatRestAreNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type lastUse struct{}
+		used := false
+		l := make(pipes)
+		srv := &http.Server{
+			ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+				return context.WithValue(ctx, lastUse{}, new(bool))
+			},
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				before := r.Context().Value(lastUse{}).(*bool)
+				used, *before = *before, true
+				io.WriteString(w, `{"choices":[]}`)
+			}),
+		}
+		go srv.Serve(l)
+		c, err := NewClient("http://vllm", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.http.DialContext, c.http.Proxy = l.dial, nil
+		for i, rest := range []time.Duration{0, time.Second, 2900 * time.Millisecond, 4 * time.Second, 4990 * time.Millisecond, time.Second} {
+			time.Sleep(rest)
+			if a := c.Do(t.Context(), Request{Path: "/v1/completions", Body: []byte(`{"prompt":"x"}`)}); a.Outcome != OK {
+				t.Fatalf("request %d: %v %s, %v", i, a.Outcome, a.Code, a.Err)
+			}
+			if want := i > 0 && rest < 3*time.Second; used != want {
+				t.Errorf("after %v of rest: the same connection %v, want %v", rest, used, want)
+			}
+		}
+		c.Close()
+		srv.Close()
+	})
 }

@@ -13,21 +13,19 @@ import (
 	"time"
 )
 
-// Variables that name a real vLLM and a folder with a small model. Without them its tests are skipped.
-const (
-	realEnv      = "SPOOL_TEST_VLLM"
-	realModelEnv = "SPOOL_TEST_VLLM_MODEL"
-)
-
-// realConfig is for a tiny model on a CPU that others use too.
+// realConfig is for a tiny model on a CPU that others use too. SPOOL_VLLM_DIR names a folder that scripts/vllm/setup.sh
+// has made, as `make test-vllm` does; without it the test is skipped, unless it is required.
 func realConfig(t *testing.T) Config {
 	t.Helper()
-	program, model := os.Getenv(realEnv), os.Getenv(realModelEnv)
-	if program == "" || model == "" {
-		t.Skipf("%s and %s name no vLLM", realEnv, realModelEnv)
+	dir := os.Getenv("SPOOL_VLLM_DIR")
+	switch {
+	case dir == "" && os.Getenv("SPOOL_REQUIRE_VLLM") == "1":
+		t.Fatal("SPOOL_VLLM_DIR names no folder with vLLM")
+	case dir == "":
+		t.Skip("SPOOL_VLLM_DIR names no folder with vLLM; make test-vllm sets it up")
 	}
 	return Config{
-		Command: []string{program}, Model: model, Slots: 16, BatchedTokens: 4096, MaxQueued: 64, ServedNames: []string{"tiny"},
+		Command: []string{filepath.Join(dir, "venv", "bin", "vllm")}, Model: filepath.Join(dir, "tiny"), Slots: 16, BatchedTokens: 4096, MaxQueued: 64, ServedNames: []string{"tiny"},
 		Args: []string{
 			"--dtype", "bfloat16", "--kv-cache-memory-bytes", "256M", "--enforce-eager", "--max-model-len", "2048", "--generation-config", "vllm",
 		},

@@ -153,7 +153,7 @@ func TestServerStartsAndStopsAnEngine(t *testing.T) {
 	cfg := owned(instant())
 	cfg.LoRA = []LoRA{{Name: "l", Path: "/l"}}
 	cfg.ServedNames, cfg.BatchedTokens, cfg.MaxQueued = []string{"a", "b"}, 4096, 9
-	cfg.Args = []string{"--max-model-len", "512"}
+	cfg.Args, cfg.StartLimit = []string{"--max-model-len", "512"}, 7*time.Minute
 	r := run(t, cfg)
 	if a := r.Do(t.Context(), ask("early")); a.Outcome != Down || a.Died || !errors.Is(a.Err, ErrNotReady) || r.Healthy(t.Context()) == nil {
 		t.Errorf("before it is ready: %+v", a)
@@ -173,6 +173,11 @@ func TestServerStartsAndStopsAnEngine(t *testing.T) {
 	}
 	if err := r.Healthy(t.Context()); err != nil || r.Version(t.Context()) != vllmsim.Version || r.Name() != "vllm serve a" {
 		t.Errorf("healthy %v, version %q, name %q", err, r.Version(t.Context()), r.Name())
+	}
+	for _, entry := range []string{"VLLM_HTTP_TIMEOUT_KEEP_ALIVE=300\x00", "VLLM_ENGINE_READY_TIMEOUT_S=421\x00"} { // longer than ours
+		if !hasMark(r.pids()[0], entry) {
+			t.Errorf("its environment lacks %q", entry)
+		}
 	}
 	rec := r.Record()
 	wantArgs := []string{"serve", "m", "--max-num-seqs", "2", "--max-num-batched-tokens", "4096", "--served-model-name", "a", "b", "default", "--enable-lora", "--lora-modules", "l=/l",
@@ -406,7 +411,9 @@ func TestTroubleWithARequestIsNoDeath(t *testing.T) {
 	}
 }
 
-func TestConnectionThatTheServerClosedIdleIsNotUsed(t *testing.T) {
+// TestConnectionThatTheServerClosesIsNoDeath, even if a request meets its end. TestConnectionsThatRestAreNotUsed is about
+// how that is avoided.
+func TestConnectionThatTheServerClosesIsNoDeath(t *testing.T) {
 	sim := instant()
 	sim.KeepAlive = time.Millisecond
 	r := run(t, owned(sim))
