@@ -163,3 +163,26 @@ func copied(t *testing.T, build, image stage) (from, to string) {
 	}
 	return from, path.Join(fields[2], rest)
 }
+
+// TestRunnerImageNamesItself: the record of what answers were made with has the image.
+func TestRunnerImageNamesItself(t *testing.T) {
+	const name = "docker/runner.Dockerfile"
+	stages := readDockerfile(t, name)
+	image := stages[len(stages)-1]
+	for _, want := range []step{
+		{"ARG", "VLLM_VERSION"}, // a stage sees no argument that it does not name
+		{"ARG", "SPOOL_IMAGE=vllm/vllm-openai:${VLLM_VERSION}"},
+		{"ENV", "SPOOL_IMAGE=${SPOOL_IMAGE}"},
+	} {
+		if !slices.Contains(image.steps, want) {
+			t.Errorf("it lacks %s %s", want.instruction, want.argument)
+		}
+	}
+	body, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(body), "--engine-url http://127.0.0.1") {
+		t.Error("it tells of an engine at 127.0.0.1, where in a container nobody is")
+	}
+}

@@ -1,9 +1,14 @@
 # The runner, in the image of the engine that it drives.
 #
 #   docker build -f infra/docker/runner.Dockerfile -t spool-runner .
-#   docker run --rm -e AWS_REGION=... spool-runner --bucket my-bucket --engine-url http://127.0.0.1:8000
+#   docker run --rm --gpus all --ipc=host --stop-timeout 60 -e AWS_REGION=... spool-runner --bucket my-bucket --model MODEL
 #
-# The same image serves the model: docker run --gpus all --ipc=host --entrypoint vllm spool-runner serve MODEL
+# The runner starts vLLM itself, in this container: docs/ENGINE.md. The model's files are kept between containers by
+# -v DIR:/home/vllm/.cache/huggingface, where DIR may be written by user 2000. An engine that runs elsewhere is given by
+# --engine-url; 127.0.0.1 is this container, not the machine.
+#
+# SPOOL_IMAGE goes into the record of what answers were made with; it names the engine's image, unless
+# --build-arg SPOOL_IMAGE=..., or -e SPOOL_IMAGE=... of docker run, says better: a digest, say.
 
 ARG GO_VERSION=1.26.8
 ARG VLLM_VERSION=v0.32.0
@@ -20,6 +25,9 @@ RUN CGO_ENABLED=1 CGO_CFLAGS="-O2 -g -Wno-deprecated-declarations" \
     go build -buildvcs=auto -trimpath -tags nolocal,nvml,netgo,osusergo -ldflags "-s -w -extldflags=-Wl,-z,lazy" -o /spool ./cmd/spool
 
 FROM vllm/vllm-openai:${VLLM_VERSION}
+ARG VLLM_VERSION
+ARG SPOOL_IMAGE=vllm/vllm-openai:${VLLM_VERSION}
+ENV SPOOL_IMAGE=${SPOOL_IMAGE}
 COPY --from=build /spool /usr/local/bin/spool
 # The user that the image has for this; its group, 0, may write what root may.
 ENV HOME=/home/vllm
