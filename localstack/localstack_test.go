@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"spool/localstack"
+	"spool/localstack/localtest"
 	"spool/localstack/s3"
 )
 
@@ -64,13 +65,7 @@ func must(t *testing.T, err error) {
 // aws runs the AWS CLI with nothing but Env, and returns what it printed.
 func aws(t *testing.T, s *localstack.Stack, args ...string) string {
 	t.Helper()
-	program, err := exec.LookPath("aws")
-	if err != nil {
-		if os.Getenv("SPOOL_REQUIRE_ALL") == "1" {
-			t.Fatal("the AWS CLI is required by SPOOL_REQUIRE_ALL=1: ", err)
-		}
-		t.Skip("the AWS CLI is not installed")
-	}
+	program := localtest.Program(t, "aws", "pip install awscli")
 	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Env = append(os.Environ(), s.Env()...)
 	cmd.Env = append(cmd.Env, "NO_PROXY=127.0.0.1")

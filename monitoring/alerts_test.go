@@ -9,6 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"spool/localstack/localtest"
 	"spool/monitoring/internal/promql"
 )
 
@@ -124,13 +125,8 @@ func TestEveryAlertIsShownToFireAndToBeSilent(t *testing.T) {
 // tool runs a tool of Prometheus'; the test is skipped without it, unless all are required.
 func tool(t *testing.T, name string, args ...string) {
 	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("SPOOL_REQUIRE_ALL") == "1" {
-			t.Fatalf("%s is not installed: apt-get install --no-install-recommends prometheus prometheus-alertmanager", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
+	program := localtest.Program(t, name, "apt-get install --no-install-recommends prometheus prometheus-alertmanager")
+	if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
 		t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	client "github.com/prometheus/client_golang/prometheus"
 
+	"spool/localstack/localtest"
 	"spool/localstack/pushgateway"
 	"spool/monitoring"
 	"spool/runner/vllm/vllmsim"
@@ -70,7 +71,7 @@ func fetch(t *testing.T, url string) string {
 // their time has a name, no live gauge of them is left, and what they push is small.
 func TestPrometheusTotalsAreTheTruth(t *testing.T) {
 	s := newStack(t)
-	need(t, "prometheus")
+	localtest.Program(t, "prometheus", "apt-get install --no-install-recommends prometheus")
 	gateway := startPushgateway(t)
 	p := startPrometheus(t, gateway)
 	s.until("the Pushgateway is up", func() bool { return fetch(t, gateway+"/-/ready") != "" })

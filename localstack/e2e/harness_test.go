@@ -49,17 +49,6 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-// need skips the test if a program is not installed, unless all are required.
-func need(t *testing.T, program string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		if os.Getenv("SPOOL_REQUIRE_ALL") == "1" {
-			t.Fatalf("%s is not installed", program)
-		}
-		t.Skipf("%s is not installed", program)
-	}
-}
-
 // stack is an S3 and an SQS server with a watcher, and clients of the bucket and the queues.
 type stack struct {
 	t       *testing.T
@@ -252,7 +241,7 @@ func (s *stack) run(args ...string) (stdout, stderr string, code int) {
 // aws runs the AWS CLI with the endpoint on the command line, as old ones need it.
 func (s *stack) aws(args ...string) {
 	s.t.Helper()
-	need(s.t, "aws")
+	localtest.Program(s.t, "aws", "pip install awscli")
 	cmd := exec.CommandContext(s.t.Context(), "aws", args...)
 	cmd.Env = s.env
 	if out, err := cmd.CombinedOutput(); err != nil {

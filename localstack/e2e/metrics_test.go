@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"spool/localstack/localtest"
 	"spool/monitoring"
 	"spool/monitoring/dashboards"
 )
@@ -31,7 +32,7 @@ type prometheus struct {
 // startPrometheus ends it with the test.
 func startPrometheus(t *testing.T, gateway string, args ...string) *prometheus {
 	t.Helper()
-	need(t, "prometheus")
+	localtest.Program(t, "prometheus", "apt-get install --no-install-recommends prometheus")
 	alerts, err := filepath.Abs("../../monitoring/alerts.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +160,7 @@ func expand(expr string) string {
 // starts its engine itself.
 func TestDashboardsShowARun(t *testing.T) {
 	t.Parallel()
-	need(t, "prometheus")
+	localtest.Program(t, "prometheus", "apt-get install --no-install-recommends prometheus")
 	s := emptyStack(t)
 	gateway := startPushgateway(t)
 	s.local("--runners", "0", "--pushgateway", gateway)

@@ -1,6 +1,6 @@
 // Package localtest starts servers that other people wrote, for tests that want a second opinion: moto, and LocalStack
-// proper. A test whose server is not installed is skipped with a message that tells how to get it, and fails if
-// SPOOL_REQUIRE_ALL=1. ForgetSettings keeps the settings of whoever runs tests from what they start.
+// proper. A test whose server, or whose Program, is not installed is skipped with a message that tells how to get it, and
+// fails if SPOOL_REQUIRE_ALL=1. ForgetSettings keeps the settings of whoever runs tests from what they start.
 package localtest
 
 import (
@@ -31,13 +31,20 @@ const (
 	SecretKey = "test"
 )
 
+// Program gives the path of a program that a test cannot do without. how says how to install it.
+func Program(t testing.TB, name, how string) (path string) {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, name+" is not installed: "+how)
+	}
+	return path
+}
+
 // Moto starts moto_server (pip install 'moto[server]') for the duration of the test and returns its endpoint.
 func Moto(t testing.TB) string {
 	t.Helper()
-	program, err := exec.LookPath("moto_server")
-	if err != nil {
-		missing(t, "moto_server is not installed: pip install 'moto[server]'")
-	}
+	program := Program(t, "moto_server", "pip install 'moto[server]'")
 	host, port := freePort(t)
 	return run(t, host, port, program, "-H", host, "-p", port)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"spool/localstack/localtest"
 	"spool/monitoring"
 	"spool/monitoring/dashboards"
 	"spool/monitoring/internal/promql"
@@ -17,12 +18,7 @@ import (
 // TestDeadProcessesAreNotShown has promtool ask what panels of live gauges show of a runner and a watcher that were killed, whose
 // groups the Pushgateway still has: nothing, or 0; and that they show something while both push.
 func TestDeadProcessesAreNotShown(t *testing.T) {
-	if _, err := exec.LookPath("promtool"); err != nil {
-		if os.Getenv("SPOOL_REQUIRE_ALL") == "1" {
-			t.Fatal("promtool is not installed: apt-get install --no-install-recommends prometheus")
-		}
-		t.Skip("promtool is not installed")
-	}
+	promtool := localtest.Program(t, "promtool", "apt-get install --no-install-recommends prometheus")
 	var asked []string
 	each(func(_ dashboards.Board, p dashboards.Panel, expr string) {
 		// The greatest of those times is of a watcher that lives, if there is one; if not, it should be seen to grow.
@@ -39,7 +35,7 @@ func TestDeadProcessesAreNotShown(t *testing.T) {
 	if err := os.WriteFile(path, []byte(file), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), "promtool", "test", "rules", path).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), promtool, "test", "rules", path).CombinedOutput(); err != nil {
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
 }

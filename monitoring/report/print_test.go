@@ -8,15 +8,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"spool/localstack/localtest"
 )
 
 // Printed, a report of a million lines has all that the screen has, on few pages; nothing is cut off or too small to be read.
 func TestPaperHasTheWholeReport(t *testing.T) {
-	for _, tool := range []string{"chromium", "pdftotext"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip(err)
-		}
-	}
+	chromium := localtest.Program(t, "chromium", "apt-get install chromium")
+	pdftotext := localtest.Program(t, "pdftotext", "apt-get install poppler-utils")
 	s := completed(1_000_000, 12)
 	s.Finalizer = s.Runners[3].Runner
 	html, _ := Render(s)
@@ -25,14 +24,14 @@ func TestPaperHasTheWholeReport(t *testing.T) {
 	if err := os.WriteFile(page, html, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--user-data-dir="+filepath.Join(dir, "profile"),
+	run(t, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--user-data-dir="+filepath.Join(dir, "profile"),
 		"--print-to-pdf="+pdf, "file://"+page)
-	boxes := run(t, "pdftotext", "-bbox", pdf, "-")
+	boxes := run(t, pdftotext, "-bbox", pdf, "-")
 	if n := strings.Count(boxes, "<page "); n < 2 || n > 9 {
 		t.Errorf("%d pages", n)
 	}
 	checkWords(t, boxes)
-	has(t, run(t, "pdftotext", "-layout", pdf, "-"), "Completeness", "Identity", "From upload to end", "What the runners did, by their own clocks", "ended the batch",
+	has(t, run(t, pdftotext, "-layout", pdf, "-"), "Completeness", "Identity", "From upload to end", "What the runners did, by their own clocks", "ended the batch",
 		"Slowest chunks", "Each column is a quarter of a doubling", "Inside the engine", "Power over time", "Why answers ended", "1,000 answered lines", "What to do next",
 		"runner held it answered failed requests again taken over chunks", "runner GPU utilisation idle most memory hottest energy trouble")
 }
