@@ -44,7 +44,7 @@ type Config struct {
 	ShutdownTimeout time.Duration // for what is in flight when Run is ended, whole seconds; default 10 s
 	StallLimit      time.Duration // without a token or an answer while requests are in flight; default 10 min
 
-	Restarts int           // more deaths than that in Span end Run; default 20
+	Restarts int           // more deaths than that in Span end Run, or at all before the first engine was ready; default 20
 	Span     time.Duration // over which they count; default 1 h
 	Backoff  time.Duration // before the second start in a row of which nothing came, doubled each time up to 1 min; default 1 s
 

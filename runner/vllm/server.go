@@ -232,7 +232,7 @@ func (s *Server) learn(err error) bool {
 // budget decides whether there is another start, and when.
 type budget struct {
 	cfg    Config
-	deaths []time.Time // within cfg.Span
+	deaths []time.Time // within cfg.Span, all before the first engine was ready
 	barren int         // lives in a row in which nothing was answered
 	memory int         // starts in a row that lacked memory
 	blind  int         // starts that failed for a cause that nobody knows, before the first engine was ready
@@ -248,9 +248,11 @@ func (b *budget) spend(now time.Time, served bool, death error) (time.Duration, 
 	if b.isPermanent(death) || errors.Is(death, errUnkillable) {
 		return 0, death
 	}
-	b.deaths = slices.DeleteFunc(b.deaths, func(t time.Time) bool { return now.Sub(t) > b.cfg.Span })
+	if b.ready { // else starts that each take minutes would go on for ever
+		b.deaths = slices.DeleteFunc(b.deaths, func(t time.Time) bool { return now.Sub(t) > b.cfg.Span })
+	}
 	if b.deaths = append(b.deaths, now); len(b.deaths) > b.cfg.Restarts {
-		return 0, fmt.Errorf("%w: %d times within %s, at last: %w", ErrBudget, len(b.deaths), b.cfg.Span, death)
+		return 0, fmt.Errorf("%w: %d times within %s, at last: %w", ErrBudget, len(b.deaths), now.Sub(b.deaths[0]).Round(time.Second), death)
 	}
 	if b.barren == 0 {
 		return 0, nil
