@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -159,7 +160,7 @@ func TestOutputIsReadWhateverItIsLike(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	b := budget{cfg: Config{Restarts: 3, Span: time.Hour, Backoff: time.Second}}
-	death := errors.New("dead")
+	death := fmt.Errorf("%w: it hangs", errDied)
 	now := time.Now()
 	for i, c := range []struct {
 		after  time.Duration
@@ -184,6 +185,13 @@ func TestBudget(t *testing.T) {
 	b = budget{cfg: Config{Restarts: 100, Span: time.Hour, Backoff: time.Second}, barren: 40}
 	if pause, _ := b.spend(now, false, death); pause != maxBackoff {
 		t.Errorf("pause %v after many, want %v", pause, maxBackoff)
+	}
+	b = budget{cfg: Config{Restarts: 2, Span: time.Hour}}
+	for i := range 3 { // each takes long, and none was ever ready
+		now = now.Add(time.Hour)
+		if _, err := b.spend(now, false, &StartError{Cause: CauseHub}); errors.Is(err, ErrBudget) != (i == 2) {
+			t.Errorf("start %d: %v", i, err)
+		}
 	}
 	if _, err := b.spend(now, true, errUnkillable); !errors.Is(err, errUnkillable) {
 		t.Errorf("started beside processes that do not end: %v", err)
@@ -287,6 +295,28 @@ func TestSlotsAreThoseOfAllRanks(t *testing.T) {
 		if got := s.Slots(); got != want {
 			t.Errorf("%q: %d slots, want %d", args, got, want)
 		}
+	}
+}
+
+// TestPageOfTheEngineIsComplete: docs/ENGINE.md has each cause, and each argument that is refused.
+func TestPageOfTheEngineIsComplete(t *testing.T) {
+	page, errPage := os.ReadFile("../../docs/ENGINE.md")
+	source, errSource := os.ReadFile("cause.go")
+	if err := errors.Join(errPage, errSource); err != nil {
+		t.Fatal(err)
+	}
+	want := reserved()
+	causes := regexp.MustCompile(`Cause = "(\w+)"`).FindAllSubmatch(source, -1)
+	for _, m := range causes {
+		want = append(want, string(m[1]))
+	}
+	for _, name := range want {
+		if !strings.Contains(string(page), "`"+name+"`") {
+			t.Errorf("it lacks %s", name)
+		}
+	}
+	if len(causes) != 11 {
+		t.Errorf("found %d causes, want 11", len(causes))
 	}
 }
 
