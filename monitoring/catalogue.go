@@ -47,7 +47,7 @@ const (
 // Catalogue lists every metric that spool's processes push, sorted by name. METRICS.md is made of it; registries,
 // dashboards and alerts know no others.
 func Catalogue() []Metric {
-	list := slices.Concat(processMetrics(), jobMetrics(), requestMetrics(), engineMetrics(), gpuMetrics(), storageMetrics(),
+	list := slices.Concat(processMetrics(), jobMetrics(), requestMetrics(), engineMetrics(), gpuMetrics(), hostMetrics(), storageMetrics(),
 		queueMetrics(), watcherMetrics(), telemetryMetrics())
 	slices.SortFunc(list, func(a, b Metric) int { return cmp.Compare(a.Name, b.Name) })
 	return list

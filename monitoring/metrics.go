@@ -133,6 +133,17 @@ func gpuMetrics() []Metric {
 	}
 }
 
+func hostMetrics() []Metric {
+	return []Metric{
+		{Name: "spool_host_memory_used_bytes", Type: Gauge, By: byRunner(), Live: true, Help: "Memory of the runner's machine that programs cannot get any more."},
+		{Name: "spool_host_memory_available_bytes", Type: Gauge, By: byRunner(), Live: true,
+			Help: "Memory of the runner's machine that programs can still get; the limit of a container is not in it."},
+		{Name: "spool_host_disk_free_bytes", Type: Gauge, By: byRunner(), Live: true, Help: "Free room where the runner's scratch folder is."},
+		{Name: "spool_host_cpu_seconds_total", Type: Counter, By: byRunner(),
+			Help: "Time that all processors of the machine worked, for whomever, since it started: its rate is how many are busy."},
+	}
+}
+
 func storageMetrics() []Metric {
 	return []Metric{
 		{Name: "spool_storage_operation_duration_seconds", Type: Histogram, By: byBoth(), Labels: []string{"operation"}, Buckets: storeSeconds(),

@@ -121,9 +121,15 @@ func (r *Runner) observe() {
 	set.Collect(r.fleet.collect, "spool_engine_ready", "spool_engine_starts_total", "spool_engine_load_start_timestamp_seconds",
 		"spool_engine_load_duration_seconds", "spool_engine_tokens_total", "spool_engine_preemptions_total",
 		"spool_engine_prefix_cache_tokens_total", "spool_engine_sequences", "spool_engine_kv_cache_usage_ratio")
+	set.Collect(func(emit monitoring.Emit) { collectHost(emit, r.cfg.Scratch) }, hostMetrics()...)
 	if r.cfg.GPUs != nil {
 		set.Collect(func(emit monitoring.Emit) { collectGPUs(emit, r.cfg.GPUs.Samples()) }, gpuMetrics()...)
 	}
+}
+
+func hostMetrics() []string {
+	return []string{"spool_host_memory_used_bytes", "spool_host_memory_available_bytes", "spool_host_disk_free_bytes",
+		"spool_host_cpu_seconds_total"}
 }
 
 func gpuMetrics() []string {
