@@ -2,7 +2,7 @@ package dashboards
 
 func systemHealth() Board {
 	return Board{UID: "spool-health", Title: "spool / System Health", About: "Whether every part does its work.", Rows: []Row{
-		{"Processes", healthProcesses()}, {"Store and queues", healthStore()}, {"Watchers", healthWatchers()}, {"Telemetry", healthTelemetry()},
+		{"Processes", healthProcesses()}, {"Machines", healthMachines()}, {"Store and queues", healthStore()}, {"Watchers", healthWatchers()}, {"Telemetry", healthTelemetry()},
 		{"Logs", healthLogs()},
 	}}
 }
@@ -18,6 +18,15 @@ func healthProcesses() []Panel {
 		one(Table, "Last push", seconds, "Since a runner or watcher last pushed.", `time() - push_time_seconds{job=~"spool-.+"}`, "last push"),
 		one(Lines, "Last progress", seconds, "Since the runner got a result, or took up work.", "time() - max by (instance) (spool_runner_last_progress_timestamp_seconds{§R}§RUNS)", "{{instance}}").red(600),
 		one(Timeline, "Runners up", count, "1 while they work, 0 when they have ended in order; nothing 90 s after the last push.", "max by (instance) (spool_runner_up{§R}§RUNS)", "{{instance}}"),
+	}
+}
+
+func healthMachines() []Panel {
+	return []Panel{
+		one(Lines, "Memory of machines", ratio, "Part that programs cannot get any more; the kernel kills at all of it.",
+			"1 - spool_host_memory_available_bytes{§R} / (spool_host_memory_used_bytes{§R} + spool_host_memory_available_bytes{§R})§RUNS", "{{instance}}").yellow(0.95),
+		one(Lines, "Free disk", "bytes", "Where the runner's scratch folder is.", "spool_host_disk_free_bytes{§R}§RUNS", "{{instance}}"),
+		one(Lines, "Processors at work", count, "Of the runner's machine, for whomever.", "rate(spool_host_cpu_seconds_total{§R}§W)", "{{instance}}"),
 	}
 }
 
