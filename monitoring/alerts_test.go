@@ -3,6 +3,7 @@ package monitoring_test
 import (
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -86,6 +87,27 @@ func TestEveryAlertIsInTheRunbook(t *testing.T) {
 	}
 	if len(entries) > 0 {
 		t.Errorf("the runbook has entries of no alert: %v", entries)
+	}
+}
+
+// What the runbook says to look for in logs and errors is there under that name.
+func TestTheRunbookNamesOnlyWhatThereIs(t *testing.T) {
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	names := regexp.MustCompile("`[a-z]+(?:_[a-z]+)+`").FindAllString(read(runbook), -1)
+	if len(names) < 4 {
+		t.Errorf("the runbook names %q only", names)
+	}
+	known := read("LOGS.md") + read("../storage/FORMAT.md") + "`max_tokens`"
+	for _, name := range names {
+		if !strings.Contains(known, name) {
+			t.Errorf("the runbook names %s, which neither LOGS.md nor FORMAT.md does", name)
+		}
 	}
 }
 
