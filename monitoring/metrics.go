@@ -176,7 +176,7 @@ func watcherMetrics() []Metric {
 		{Name: "spool_watcher_scan_seconds", Type: Histogram, By: byWatcher(), Buckets: requestSeconds(), Help: "Time of a scan, without validation and finalising."},
 		{Name: "spool_watcher_last_scan_timestamp_seconds", Type: Gauge, By: byWatcher(), Live: true, Help: "When the last scan that saw everything ended."},
 		counter("plans_total", "Plans of this watcher that stand, by verdict.", "verdict"),
-		counter("batches_total", "Batches that this watcher saw end, by outcome.", "outcome"),
+		counter("batches_total", "Batches that this watcher was the first to see end, by outcome: over all watchers, those that ended.", "outcome"),
 		counter("lines_validated_total", "Lines that were checked, bad ones too."),
 		counter("bad_lines_total", "Bad lines in plans of this watcher."),
 		counter("validated_bytes_total", "Bytes of input files as stored that were validated."),

@@ -131,9 +131,11 @@ func (m *metrics) over(id string) {
 	m.batchETA.DeleteLabelValues(id)
 }
 
-// ended counts the end of a batch. Its pool is one of the configuration's, or is not named: users name pools.
-func (m *metrics) ended(pools []Pool, plan *batch.Plan, r *batch.Result) {
-	m.batches.WithLabelValues(r.Outcome).Inc()
+// ended notes the end of a batch, and counts it if no other watcher did. Its pool is one of the configuration's, or is not named: users name pools.
+func (m *metrics) ended(pools []Pool, plan *batch.Plan, r *batch.Result, first bool) {
+	if first {
+		m.batches.WithLabelValues(r.Outcome).Inc()
+	}
 	if !slices.ContainsFunc(pools, func(p Pool) bool { return p.Name == plan.Pool }) {
 		return
 	}

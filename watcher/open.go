@@ -192,21 +192,37 @@ func (w *Watcher) close(ctx context.Context, o *open, result *batch.Result) erro
 	w.sayEnded(ctx, o, result)
 	w.ripen(o.plan)
 	w.drop(o.plan)
-	if w.cfg.Deleter == nil {
-		w.mu.Lock()
-		w.closed[o.id] = struct{}{}
-		w.mu.Unlock()
-	} else if err := w.cfg.Deleter.Delete(ctx, batch.OpenKey(o.id)); err != nil {
+	first, err := w.unlist(ctx, o.id)
+	if err != nil {
 		return err
 	}
 	if w.forget(o.id) {
-		w.metrics.ended(w.cfg.Pools, o.plan, result)
+		w.metrics.ended(w.cfg.Pools, o.plan, result, first)
 		w.log.Info("batch ended", about(ctx, o.plan, zap.String("event", "batch_ended"),
 			zap.String("outcome", result.Outcome), zap.Int64("total", result.Total),
 			zap.Int64("completed", result.Completed), zap.Int64("failed", result.Failed))...)
 	}
-	_, err := w.ask(ctx, o.plan.Input.Key)
+	_, err = w.ask(ctx, o.plan.Input.Key)
 	return err
+}
+
+// unlist takes a batch off the list of open ones, and reports whether no other watcher did, as far as can be told: two that do it
+// at once both think so.
+func (w *Watcher) unlist(ctx context.Context, id string) (first bool, err error) {
+	if w.cfg.Deleter == nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.closed[id] = struct{}{}
+		return true, nil
+	}
+	_, err = w.cfg.Bucket.Head(ctx, batch.OpenKey(id))
+	if storage.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, w.cfg.Deleter.Delete(ctx, batch.OpenKey(id))
 }
 
 func (w *Watcher) remember(id string) *open {

@@ -142,6 +142,32 @@ func TestRunScansWithoutEvents(t *testing.T) {
 	})
 }
 
+func TestABatchIsCountedByOneOfTwoWatchers(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var regs [2]*prometheus.Registry
+		var pair [2]*watcher.Watcher
+		for i := range pair {
+			regs[i] = prometheus.NewRegistry()
+			pair[i] = w.watcher(func(cfg *watcher.Config) { cfg.Registerer = regs[i] })
+		}
+		scan := func() {
+			for _, wa := range pair {
+				w.scan(wa)
+			}
+		}
+		id := w.upload("in/x.jsonl", lines(1500))
+		scan()
+		scan()
+		w.workAll(w.plan(id))
+		scan()
+		for i, want := range []float64{1, 0} {
+			if got := value(t, regs[i], "spool_watcher_batches_total", "outcome", "completed"); got != want {
+				t.Errorf("watcher %d counted %v batches, want %v", i, got, want)
+			}
+		}
+	})
+}
+
 func TestMetricsTellWhatWasDone(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		reg := prometheus.NewRegistry()
