@@ -16,13 +16,16 @@ func (t *task) tell(a vllm.Answer, took time.Duration) {
 	if !log.Core().Enabled(zap.DebugLevel) {
 		return
 	}
-	reason := a.Err
+	reason, code := a.Err, a.Code
 	if a.Status != 0 {
 		reason = nil
 	}
+	if a.Outcome == vllm.OK {
+		code = "" // there is nothing to look up
+	}
 	log.Debug("request answered", zap.String("event", "request_answered"), zap.String("request_id", t.requestID()),
 		zap.Int("chunk", t.chunk.number), zap.Int("attempt", t.tries), zap.Stringer("outcome", a.Outcome),
-		zap.Int("status", a.Status), zap.String("code", a.Code), zap.Duration("duration_seconds", took), zap.Error(reason))
+		zap.Int("status", a.Status), zap.String("code", code), zap.Duration("duration_seconds", took), zap.Error(reason))
 }
 
 // tellConvicted logs that a line kills engines.

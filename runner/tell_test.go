@@ -47,12 +47,12 @@ func TestRequestsAreLoggedAtDebugOnly(t *testing.T) {
 			if fields["batch_id"] != plan.Batch || fields["chunk"] != int64(0) || fields["error"] != nil {
 				t.Errorf("line %v", fields)
 			}
-			status := int64(http.StatusOK)
+			status, code := int64(http.StatusOK), ""
 			if fields["attempt"] == int64(1) {
-				status = http.StatusInternalServerError
+				status, code = http.StatusInternalServerError, "http_500"
 			}
-			if fields["status"] != status {
-				t.Errorf("line %v, want status %d", fields, status)
+			if fields["status"] != status || fields["code"] != code {
+				t.Errorf("line %v, want status %d and code %q", fields, status, code)
 			}
 		}
 		if n != want {
