@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"spool/storage/batch"
 )
 
 // TestNothingStaysBehind: however spool local ends, in mid-file and with a client of the store that stalls, nothing that
@@ -33,6 +35,32 @@ func TestNothingStaysBehind(t *testing.T) {
 			}
 			for pid, command := range started {
 				s.until(fmt.Sprintf("spool %s has gone too", command), func() bool { return !runs(pid) })
+			}
+		})
+	}
+}
+
+// TestBatchWhoseEngineCannotStartEndsWithItsCause: at the third runner, not when its window is over.
+func TestBatchWhoseEngineCannotStartEndsWithItsCause(t *testing.T) {
+	for code, says := range map[string]string{
+		"model_not_found": "OSError: no/such is not a local folder and is not a valid model identifier",
+		"start_failed":    "AssertionError: nobody knows", // three times in each runner
+	} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			s := emptyStack(t)
+			program := s.write("vllm", "#!/bin/sh", fmt.Sprintf("echo '%s'", says), "exit 1")
+			if err := os.Chmod(program, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			s.local("--model", "no/such", "--vllm", program)
+			s.put(s.write("a.jsonl", requests("a", 3, 10)...), "in/a.jsonl", nil)
+			done := s.wait("in/a.jsonl", 1)[0]
+			if done.Status != batch.Failed || done.Errors == nil || len(done.Errors.Data) != 1 {
+				t.Fatalf("batch %+v, want it failed for one reason", done)
+			}
+			if e := done.Errors.Data[0]; e.Code != code || !strings.Contains(e.Message, says) {
+				t.Errorf("reason %+v, want %s with %q", e, code, says)
 			}
 		})
 	}
