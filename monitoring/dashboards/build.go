@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/grafana/grafana-foundation-sdk/go/bargauge"
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
@@ -164,7 +165,11 @@ type graph[B any] interface { //nolint:interfacebloat // of a library, each used
 func (p Panel) builder() cog.Builder[dashboard.Panel] {
 	switch p.Kind {
 	case Stat:
-		return dress(p, stat.NewPanelBuilder().Orientation(common.VizOrientationAuto), 4, 4)
+		b := stat.NewPanelBuilder().Orientation(common.VizOrientationAuto)
+		if strings.Contains(p.Queries[0].Legend, "{{") { // what it is of is of interest, also of one value
+			b.TextMode(common.BigValueTextModeValueAndName)
+		}
+		return dress(p, b, 4, 4)
 	case Bars:
 		return dress(p, bargauge.NewPanelBuilder().Orientation(common.VizOrientationHorizontal), 12, 6)
 	case Table:

@@ -25,12 +25,13 @@ func (c *canvas) more(n int) {
 	}
 }
 
-func (c *canvas) stats(list []series) {
+// stats writes the last values; one alone has its name only if it is asked for.
+func (c *canvas) stats(list []series, named bool) {
 	size := min(30, (c.h-4)/float64(len(list))/1.3)
 	c.putf(`<div class="stats" style="height:%.0fpx">`, c.h)
 	for _, s := range list {
 		value, color := html.EscapeString(number(s.last(), c.unit)), c.color(s.last())
-		if len(list) == 1 {
+		if len(list) == 1 && !named {
 			c.putf(`<div class="one"><b style="font-size:%.0fpx;color:%s">%s</b></div>`, size, color, value)
 			continue
 		}

@@ -46,6 +46,7 @@ type panel struct {
 	Type, Title, Description string
 	GridPos                  struct{ X, Y, W, H float64 }
 	Targets                  []struct{ Expr, LegendFormat string }
+	Options                  struct{ TextMode string }
 	Transformations          []struct{ Options tableColumns }
 	FieldConfig              struct {
 		Defaults struct {
@@ -143,7 +144,7 @@ func (p panel) draw(ctx context.Context, src Source, view View) (string, error) 
 	case len(list) == 0:
 		c.putf(`<p class="none">no data%s</p>`, html.EscapeString(without(p.Description)))
 	case p.Type == "stat":
-		c.stats(list)
+		c.stats(list, p.Options.TextMode == "value_and_name")
 	case p.Type == "bargauge":
 		c.bars(list)
 	case p.Type == "table":

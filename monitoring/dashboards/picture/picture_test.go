@@ -88,6 +88,12 @@ func TestLastValues(t *testing.T) {
 	}}}
 	page := draw(t, a, "stat", "short", "")
 	want(t, find(t, page, `<span>([^<]*)</span><b[^>]*>([^<]*)</b>`), "&lt;a&gt; 1.25 K", "b 0.0125")
+	a.at["x"] = a.at["x"][:1]
+	page = draw(t, a, "stat", "short", `},"x":{}},"options":{"textMode":"value_and_name"},"y":{"z":{`)
+	want(t, find(t, page, `<span>([^<]*)</span><b[^>]*>([^<]*)</b>`), "&lt;a&gt; 1.25 K")
+	page = draw(t, a, "stat", "short", "")
+	want(t, find(t, page, `<div class="one"><b[^>]*>([^<]*)</b>`), "1.25 K")
+	a.at["x"] = a.at["x"][:3]
 	page = draw(t, a, "bargauge", "short", "")
 	want(t, find(t, page, `<u style="width:([0-9.]+)%`), "100.0", "0.0")
 	page = draw(t, a, "table", "s", "")

@@ -68,7 +68,7 @@ int nvmlDeviceRegisterEvents(void *d, u64 types, void *set) { (void)d, (void)typ
 int nvmlEventSetWait_v2(void *set, event *e, unsigned ms) {
 	static int told;
 	(void)set;
-	if (!told && age() > 60 && getpid() % 2) { // XID 13: a program's fault, the GPU goes on
+	if (!told && age() > 60) { // XID 13: a program's fault, the GPU goes on
 		told = 1, *e = (event){&gpu, 8, 13, 0, 0};
 		return SUCCESS;
 	}
