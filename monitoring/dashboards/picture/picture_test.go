@@ -88,17 +88,24 @@ func TestLastValues(t *testing.T) {
 	}}}
 	page := draw(t, a, "stat", "short", "")
 	want(t, find(t, page, `<span>([^<]*)</span><b[^>]*>([^<]*)</b>`), "&lt;a&gt; 1.25 K", "b 0.0125")
-	a.at["x"] = a.at["x"][:1]
-	page = draw(t, a, "stat", "short", `},"x":{}},"options":{"textMode":"value_and_name"},"y":{"z":{`)
-	want(t, find(t, page, `<span>([^<]*)</span><b[^>]*>([^<]*)</b>`), "&lt;a&gt; 1.25 K")
-	page = draw(t, a, "stat", "short", "")
-	want(t, find(t, page, `<div class="one"><b[^>]*>([^<]*)</b>`), "1.25 K")
-	a.at["x"] = a.at["x"][:3]
 	page = draw(t, a, "bargauge", "short", "")
 	want(t, find(t, page, `<u style="width:([0-9.]+)%`), "100.0", "0.0")
 	page = draw(t, a, "table", "s", "")
 	want(t, find(t, page, `<td>([^<]*)</td><td>([^<]*)</td>`), "&lt;a&gt; 20.8 min", "b 12.5 ms")
 	want(t, find(t, page, `<th>([^<]*)</th>`), "name", "Value")
+}
+
+// TestOneValueHasItsNameIfAsked: where the name is a label's value.
+func TestOneValueHasItsNameIfAsked(t *testing.T) {
+	a := &answers{at: map[string]model.Vector{"x": {{Metric: named("idle"), Value: 1250}}}}
+	page := draw(t, a, "stat", "short", "")
+	want(t, find(t, page, `<div class="one"><b[^>]*>([^<]*)</b>`), "1.25 K")
+	panel := `{"panels":[{"type":"stat","gridPos":{"w":4,"h":4},"options":{"textMode":"value_and_name"},"targets":[{"expr":"x","legendFormat":"{{name}}"}]}]}`
+	page, _, err := picture.Page(t.Context(), a, []byte(panel), picture.View{Start: end.Add(-time.Hour), End: end})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, find(t, page, `<span>([^<]*)</span><b[^>]*>([^<]*)</b>`), "idle 1.25 K")
 }
 
 func TestTablesHaveTheColumnsOfTheirPanels(t *testing.T) {
