@@ -282,7 +282,7 @@ func TestColorsHaveAMeaning(t *testing.T) {
 		"Hottest": "red from 85", "XIDs": "red from 1", "Temperature": "red from 85", "Waiting for an engine": "red from 900",
 		"Runners lost": "red from 1", "Last progress": "red from 600", "Last scan": "red from 600", "Oldest log line": "red from 120",
 		"Memory of machines": "yellow from 0.95",
-		"Engine up": "green from 1", "Runners up": "green from 1", "Watchers up": "green from 1", "Pushgateway up": "green from 1",
+		"Engine up":          "green from 1", "Runners up": "green from 1", "Watchers up": "green from 1", "Pushgateway up": "green from 1",
 	}
 	for _, b := range dashboards.All() {
 		text, err := b.JSON()
