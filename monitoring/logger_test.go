@@ -293,6 +293,26 @@ func TestSecretsInFieldsAndListsDoNotGetOut(t *testing.T) {
 	}
 }
 
+// What is cut out of a line is never a part of its form.
+func TestRedactedLinesAreJSON(t *testing.T) {
+	names := []string{"authorization", "cookie", "otlp_headers", "password", "client_secret", "token", "api_key", "--api-key", "://a@b", "x-amz-signature"}
+	for _, name := range names {
+		for _, end := range []string{"", ":", "=", `"`, `:"`, `":"`, `\`, `: '`, `: [`, `": \"`, ": x", `: "x y\"`, `":"x","`, `=abcdefgh`, `\":\"a\\\"b`} {
+			text := name + end
+			got := logged(t, monitoring.Options{}, func(log *zap.Logger) { // it reads the line as JSON
+				log.Info("x", zap.String("text", text), zap.String("last", "kept"))
+				log.Info("x", zap.Any("any", map[string]any{"text": text, name: nil, name + "2": 123456789}), zap.Int(name, 123456789), zap.String("last", "kept"))
+				log.Info(text, zap.String("last", "kept"))
+			})
+			for _, line := range got {
+				if line["last"] != "kept" {
+					t.Errorf("%q made the line %v", text, line)
+				}
+			}
+		}
+	}
+}
+
 func TestLogFileIsRotatedBySizeAndAge(t *testing.T) {
 	rotate := func(t *testing.T, opt monitoring.Options, lines int, text string) (files []string, kept int) {
 		t.Helper()

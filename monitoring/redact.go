@@ -13,7 +13,8 @@ import (
 // redacted stands in lines for what must not be there.
 const redacted = "REDACTED"
 
-// secretPattern matches in encoded lines, JSON or console. A value ends at its quote, so that a line stays JSON.
+// secretPattern matches in encoded lines, JSON or console. So that a line stays JSON, a value ends at its quote, that of a name in
+// quotes has quotes as well, and the first character is none that may follow the end of a text.
 type secretPattern struct {
 	*regexp.Regexp
 	with  []byte   // what comes in place of the match
@@ -37,22 +38,23 @@ func tokenHints(others ...string) []string {
 
 var secretPatterns = []secretPattern{ //nolint:gochecknoglobals // constants
 	// a header, whatever the scheme and its parameters: AWS's names the key and the signature
-	pattern(`(?i)((?:authorization|cookie)(?:\\?["'])?\s*[:=]\s*(?:\\?["'\[])*)[^"\\\]]+`, "authorization", "cookie"),
+	pattern(`(?i)((?:authorization|cookie)(?:\\?"\s*:\s*\[?\\?"|'?\s*[:=]\s*(?:\\?["'\[])*))[^"\\\],:}][^"\\\]]*`, "authorization", "cookie"),
 	pattern(`(?i)(\bbearer\s+)[\w.~+/=-]{8,}`, "bearer"),
-	pattern(`(?i)(otlp_(?:\w+_)?headers(?:\\?["'])?\s*[:=]\s*(?:\\?["'])?)[^\s"'\\]+`, "otlp_"),
+	pattern(`(?i)(otlp_(?:\w+_)?headers(?:\\?"\s*:\s*\\?"|'?\s*[:=]\s*(?:\\?["'])?))[^\s"'\\,:}\]][^\s"'\\]*`, "otlp_"),
 	// the query of a presigned URL, as it is or escaped: AWS's signature version 4 and 2, and others' sig
 	pattern(`(?i)(X-Amz-(?:Signature|Credential|Security-Token)(?:=|%3D))[^&\s"'\\]+`, "x-amz-"),
 	pattern(`(?i)((?:[?&]|\\u0026)(?:Signature|AWSAccessKeyId|sig)=)[^&\s"'\\]+`, "signature=", "awsaccesskeyid=", "sig="),
 	// "x-api-key": "…", the same within text, 'password': '…', AWS_SECRET_ACCESS_KEY=…, and a password of several words
 	pattern(`(?i)((?:api[_-]?key|secret(?:[_-]?(?:access[_-]?)?key)?|(?:session|security|access|auth|hf)[_-]?token|passw(?:or)?d)`+
-		`(?:\\?["'])?\s*[:=]\s*\[?)(?:`+
-		`(")(?:[^"\\]|\\.)+|(\\")(?:[^"\\]|\\\\(?:\\.)?)+|(')[^'"\\]+|[^\s"'\\,;&\[\]}]+)`,
+		`)(?:("?\s*[:=]\s*\[?")(?:[^"\\,:}\]]|\\.)(?:[^"\\]|\\.)*|((?:\\")?\s*[:=]\s*\[?\\")(?:[^"\\]|\\\\(?:\\.)?)+|`+
+		`('?\s*[:=]\s*\[?')[^'"\\]+|('?\s*[:=]\s*\[?)[^\s"'\\,;&\[\]}]+)`,
 		tokenHints("api_key", "api-key", "apikey", "secret", "passw")...),
 	pattern(`(?i)(passw(?:or)?d: )[^"'\\,;&\]}]+`, "passw"),
 	// any other token must have eight characters: first_token=0.25 is none, and max_tokens is no such name
-	pattern(`(?i)(token(?:\\?["'])?\s*[:=]\s*(?:\\?["'\[])*)[^\s"'\\,;&\]}]{8,}`, tokenHints()...),
+	pattern(`(?i)(token(?:\\?"\s*[:=]\s*\[?\\?"|'?\s*[:=]\s*(?:\\?["'\[])*))[^\s"'\\,;&\]}]{8,}`, tokenHints()...),
 	// arguments, in one text or in a list: --api-key …, "--api-key","…"
-	pattern(`(?i)(--[\w-]*(?:api-key|token|secret|password)(?:\\?["'])?[=,\s]+(?:\\?["'])?)[^\s"'\\,\]]+`, "--"),
+	pattern(`(?i)(--[\w-]*(?:api-key|token|secret|password)(?:=|\s+|\\?",\s*\\"|',\s*')(?:\\?["'])?)[^\s"'\\,:}\]][^\s"'\\,\]]*`, "--"),
+	{regexp.MustCompile(`(?i)(--[\w-]*(?:api-key|token|secret|password)",\s*")[^"\\]+("\s*[,\]])`), []byte("${1}" + redacted + "${2}"), []string{"--"}},
 	// by their form: AWS's access keys, keys of OpenAI's kind, Hugging Face's tokens
 	pattern(`()\b(?:AKIA|ASIA)[A-Z0-9]{16}\b`, "akia", "asia"),
 	pattern(`()\bsk-[\w-]{16,}`, "sk-"),
