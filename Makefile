@@ -94,10 +94,11 @@ test-localstack: ## Run the end-to-end tests against LocalStack 4.12 (installs i
 	SPOOL_REQUIRE_ALL=1 $(GO) test -timeout 30m -run LocalStack -v ./localstack/...
 
 .PHONY: test-vllm
-test-vllm: ## Run the tests with the real vLLM (installs its CPU build: 7 GB, Python)
+test-vllm: ## Run the tests with the real vLLM (installs its CPU build: 7 GB, Python); SHORT=-short leaves out some minutes
 	scripts/vllm/setup.sh setup
-	SPOOL_VLLM_DIR=$$(scripts/vllm/setup.sh where) SPOOL_REQUIRE_VLLM=1 \
-		$(GO) test -timeout 0 -count 1 -p 1 -run RealVLLM -v ./runner/vllm ./localstack/e2e
+	export SPOOL_VLLM_DIR=$$(scripts/vllm/setup.sh where) SPOOL_REQUIRE_VLLM=1; \
+		$(GO) test -timeout 0 -count 1 -run RealVLLM -v ./localstack/e2e && \
+		$(GO) test -timeout 0 -count 1 -run RealVLLM -v $(SHORT) ./runner/vllm
 
 .PHONY: test-nolocal
 test-nolocal: ## Vet and test the command without the local stack, as images have it

@@ -93,6 +93,9 @@ func (r *running) named(title string) int {
 }
 
 func TestRealVLLMIsOwnedThroughDeathAndHang(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the end-to-end tests have a death and a hang, too")
+	}
 	cfg := realConfig(t)
 	r := run(t, cfg)
 	r.startReal(1)
