@@ -163,6 +163,9 @@ func TestRealVLLMStartsThatFail(t *testing.T) {
 		{"memory", func(c *Config) { c.Args = append(slices.Clone(c.Args), "--kv-cache-memory-bytes", "900G") }, CauseMemory, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if testing.Short() && c.cause == CauseMemory {
+				t.Skip("it loads the model twice")
+			}
 			cfg := cfg
 			cfg.Dir, cfg.Restarts, cfg.MaxQueued = shortDir(t), 1, 0
 			c.change(&cfg)
