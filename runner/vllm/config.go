@@ -106,29 +106,17 @@ func (c Config) validate() error {
 	}
 	for _, a := range c.Args {
 		name, _, _ := strings.Cut(a, "=")
-		if slices.Contains(reserved(), strings.ReplaceAll(name, "_", "-")) {
+		if slices.Contains(reserved(), hyphens(name)) {
 			return fmt.Errorf("vllm: argument %s: spool sets it itself", name)
 		}
 	}
 	return nil
 }
 
-// ranks is how many copies of the model work side by side, each with slots of its own.
+// ranks is how many copies of the model work side by side, each with slots of its own. vLLM itself complains of what is no number.
 func (c Config) ranks() int {
-	n := 1
-	for i, a := range c.Args {
-		flag, value, joined := strings.Cut(a, "=")
-		switch strings.ReplaceAll(flag, "_", "-") {
-		case "--data-parallel-size", "-dp":
-			if !joined && i+1 < len(c.Args) {
-				value = c.Args[i+1]
-			}
-			if v, err := strconv.Atoi(value); err == nil { // vLLM itself complains of others
-				n = max(v, 1)
-			}
-		}
-	}
-	return n
+	n, _ := strconv.Atoi(argument(c.Args, "--data-parallel-size", "-dp"))
+	return max(n, 1)
 }
 
 // option is an argument that not every vLLM knows. None changes what answers say.

@@ -157,18 +157,25 @@ func digest(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// argument gives the value of a flag in "--flag value" or "--flag=value", the last of several.
-func argument(args []string, flag string) string {
+// argument gives the value of a flag in "--flag value" or "--flag=value", under any of its names, the last of several. As to vLLM,
+// an underscore in a name is a hyphen.
+func argument(args []string, names ...string) string {
 	value := ""
 	for i, a := range args {
-		if v, ok := strings.CutPrefix(a, flag+"="); ok {
-			value = v
-		} else if a == flag && i+1 < len(args) {
+		name, joined, isJoined := strings.Cut(a, "=")
+		switch {
+		case !slices.Contains(names, hyphens(name)):
+		case isJoined:
+			value = joined
+		case i+1 < len(args):
 			value = args[i+1]
 		}
 	}
 	return value
 }
+
+// hyphens writes the name of a flag as spool does.
+func hyphens(flag string) string { return strings.ReplaceAll(flag, "_", "-") }
 
 var (
 	driverVersion = regexp.MustCompile(`Module\s.*?\s(\d+\.[\d.]+)\s`)
