@@ -54,6 +54,18 @@ func TestFilesAreWhatIsMade(t *testing.T) {
 	}
 }
 
+// decode reads what is made of a board.
+func decode(t *testing.T, b dashboards.Board, into any) {
+	t.Helper()
+	text, err := b.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // each calls f with every query of every panel that asks Prometheus.
 func each(f func(b dashboards.Board, p dashboards.Panel, expr string)) {
 	for _, b := range dashboards.All() {
@@ -188,10 +200,6 @@ func TestEveryMetricIsOfUse(t *testing.T) {
 
 func TestFilesHaveASourceAndNumbers(t *testing.T) {
 	for _, b := range dashboards.All() {
-		text, err := b.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var d struct {
 			UID    string
 			Panels []struct {
@@ -203,9 +211,7 @@ func TestFilesHaveASourceAndNumbers(t *testing.T) {
 			Templating  struct{ List []struct{ Name, Type string } }
 			Annotations struct{ List []struct{ Name, Expr string } }
 		}
-		if err := json.Unmarshal(text, &d); err != nil {
-			t.Fatal(err)
-		}
+		decode(t, b, &d)
 		ids := map[int]bool{}
 		for _, p := range d.Panels {
 			source := "${datasource}"
@@ -240,14 +246,8 @@ func TestFilesHaveASourceAndNumbers(t *testing.T) {
 // values and such an orientation it shows the first one only (grafana/grafana-foundation-sdk#1302).
 func TestNoOptionIsEmpty(t *testing.T) {
 	for _, b := range dashboards.All() {
-		text, err := b.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var d any
-		if err := json.Unmarshal(text, &d); err != nil {
-			t.Fatal(err)
-		}
+		decode(t, b, &d)
 		for _, path := range empty(d, b.Title) {
 			t.Errorf("%s is empty", path)
 		}
@@ -285,10 +285,6 @@ func TestColorsHaveAMeaning(t *testing.T) {
 		"Engine up":          "green from 1", "Runners up": "green from 1", "Watchers up": "green from 1", "Pushgateway up": "green from 1",
 	}
 	for _, b := range dashboards.All() {
-		text, err := b.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var d struct {
 			Panels []struct {
 				Type, Title string
@@ -306,9 +302,7 @@ func TestColorsHaveAMeaning(t *testing.T) {
 				}
 			}
 		}
-		if err := json.Unmarshal(text, &d); err != nil {
-			t.Fatal(err)
-		}
+		decode(t, b, &d)
 		for _, p := range d.Panels {
 			if p.Type == "row" {
 				continue
@@ -354,10 +348,6 @@ func TestStacksHaveNoZeros(t *testing.T) {
 // TestTablesNameTheirColumns: there is no column Time, and none is called Value.
 func TestTablesNameTheirColumns(t *testing.T) {
 	for _, b := range dashboards.All() {
-		text, err := b.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var d struct {
 			Panels []struct {
 				Type, Title     string
@@ -370,9 +360,7 @@ func TestTablesNameTheirColumns(t *testing.T) {
 				}
 			}
 		}
-		if err := json.Unmarshal(text, &d); err != nil {
-			t.Fatal(err)
-		}
+		decode(t, b, &d)
 		for _, p := range d.Panels {
 			if p.Type != "table" {
 				continue
@@ -390,19 +378,13 @@ func TestTablesNameTheirColumns(t *testing.T) {
 func TestLatenciesHaveExemplars(t *testing.T) {
 	var got []string
 	for _, b := range dashboards.All() {
-		text, err := b.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var d struct {
 			Panels []struct {
 				Title   string
 				Targets []struct{ Exemplar bool }
 			}
 		}
-		if err := json.Unmarshal(text, &d); err != nil {
-			t.Fatal(err)
-		}
+		decode(t, b, &d)
 		for _, p := range d.Panels {
 			for _, target := range p.Targets {
 				if target.Exemplar {
@@ -445,19 +427,13 @@ func TestLogsAreThoseOfABatch(t *testing.T) {
 // TestPanelsFillTheGrid: none lies on another, or beyond the right edge, and there are no holes.
 func TestPanelsFillTheGrid(t *testing.T) {
 	for _, b := range dashboards.All() {
-		text, err := b.JSON()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var d struct {
 			Panels []struct {
 				Title   string
 				GridPos struct{ X, Y, W, H int }
 			}
 		}
-		if err := json.Unmarshal(text, &d); err != nil {
-			t.Fatal(err)
-		}
+		decode(t, b, &d)
 		taken := map[[2]int]string{}
 		bottom := 0
 		for _, p := range d.Panels {

@@ -221,14 +221,8 @@ func TestAQueueThatCannotBe(t *testing.T) {
 
 // Headers that cannot be read are a warning, which does not say what they are: they are secrets.
 func TestHeadersThatCannotBeRead(t *testing.T) {
-	var got otlptest.Collector
-	serve(t, &got)
 	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "s3cret,x-key=s3cret%zz,other=fine")
-	core, log := observer.New(zap.DebugLevel)
-	p := start(t, tracing.Config{Log: zap.New(core)})
-	_, span := p.Tracer("test").Start(t.Context(), "span")
-	span.End()
-	p.Close()
+	log := logOfASpan(t)
 	var problems []string
 	for _, l := range log.All() {
 		text := fmt.Sprint(l.ContextMap())
@@ -240,25 +234,28 @@ func TestHeadersThatCannotBeRead(t *testing.T) {
 	if diff := cmp.Diff([]string{"parse headers", "escape header value"}, problems); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
-	if n := len(got.Spans()); n != 1 {
-		t.Errorf("%d spans, want 1", n)
-	}
 }
 
-// What the SDK cannot make of the variables is in the log, not on standard error, and the rest works.
-func TestAVariableThatIsNotUnderstood(t *testing.T) {
+// logOfASpan is what is logged while one is made and sent, as it must be.
+func logOfASpan(t *testing.T) *observer.ObservedLogs {
+	t.Helper()
 	var got otlptest.Collector
 	serve(t, &got)
-	t.Setenv("OTEL_TRACES_SAMPLER", "coin")
-	core, log := observer.New(zap.InfoLevel)
+	core, log := observer.New(zap.DebugLevel)
 	p := start(t, tracing.Config{Log: zap.New(core)})
 	_, span := p.Tracer("test").Start(t.Context(), "span")
 	span.End()
 	p.Close()
-	if lines := log.FilterField(zap.String("event", "trace_problem")).All(); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()["error"]), "coin") {
-		t.Errorf("log %v, want one line about the sampler", lines)
+	if n := len(got.Spans()); n != 1 {
+		t.Errorf("%d spans, want 1", n)
 	}
-	if spans := got.Spans(); len(spans) != 1 {
-		t.Errorf("%d spans, want 1", len(spans))
+	return log
+}
+
+// What the SDK cannot make of the variables is in the log, not on standard error, and the rest works.
+func TestAVariableThatIsNotUnderstood(t *testing.T) {
+	t.Setenv("OTEL_TRACES_SAMPLER", "coin")
+	if lines := logOfASpan(t).FilterField(zap.String("event", "trace_problem")).All(); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()["error"]), "coin") {
+		t.Errorf("log %v, want one line about the sampler", lines)
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -167,20 +166,9 @@ func shoot(t *testing.T, page string, width, height int, flags ...string) image.
 	if err := os.WriteFile(frame, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "chromium", append(flags, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+	command(t, "chromium", append(flags, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
 		fmt.Sprintf("--window-size=%d,%d", max(500, width), height), "--screenshot="+shot, "file://"+frame)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("chromium: %v\n%s", err, out)
-	}
-	body, err := os.ReadFile(shot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := png.Decode(bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return img.(interface {
+	return readPNG(t, shot).(interface {
 		SubImage(image.Rectangle) image.Image
 	}).SubImage(image.Rect(0, 0, width, height)) // of all that png decodes
 }
