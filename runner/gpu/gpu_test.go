@@ -79,6 +79,33 @@ func after(s *Sampler, n int) []Sample {
 	return s.Samples()
 }
 
+func TestDriverThatDoesNotStartIsNotWaitedForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, answer, start := newFake([]raw{{}}), make(chan struct{}), time.Now()
+		s, reason := openWithin(func() (source, error) { <-answer; return f, nil })
+		if took := time.Since(start); took != time.Minute || reason != "the driver did not answer within 1m0s" || s.Samples() != nil {
+			t.Errorf("%d GPUs after %v: %q", len(s.Samples()), took, reason)
+		}
+		s.Close()
+		close(answer)
+		synctest.Wait()
+		if f.closed != 1 {
+			t.Errorf("a driver that started late was closed %d times, want once", f.closed)
+		}
+	})
+}
+
+func TestOpen(t *testing.T) {
+	f := newFake([]raw{{}})
+	f.blind = "no events"
+	if s, reason := openWithin(func() (source, error) { return f, nil }); reason != "no events" || len(s.Samples()) != 1 {
+		t.Errorf("%d GPUs: %q, want 1 and what is not seen", len(s.Samples()), reason)
+	}
+	if s, reason := openWithin(func() (source, error) { return nil, errors.New("no driver") }); reason != "no driver" || s.Samples() != nil {
+		t.Errorf("%d GPUs: %q, want none and why", len(s.Samples()), reason)
+	}
+}
+
 func TestSumsAreOverTime(t *testing.T) {
 	reading := func(util, temp, watts float64, used uint64, throttle ...string) raw {
 		return raw{Reading: Reading{Utilization: &util, Temperature: &temp, Power: &watts, MemoryUsed: &used, MemoryTotal: new(uint64(100)), Throttle: append([]string{}, throttle...)}}

@@ -3,6 +3,7 @@ package gpu
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -18,6 +19,10 @@ const patience = 250 * time.Millisecond
 
 // hangLimit is how long a call to the driver is waited for when it is not wanted any more.
 const hangLimit = 2 * time.Second
+
+// openLimit is how long Open waits for the driver. Without persistence mode it starts each GPU anew, which takes seconds.
+// (https://docs.nvidia.com/deploy/driver-persistence/)
+const openLimit = time.Minute
 
 // source is a driver that was opened. Read and wait may be called at once, each by one goroutine.
 type source interface {
@@ -57,19 +62,45 @@ type Sampler struct {
 	failures int
 }
 
-// Open looks for GPUs. The Sampler can always be used and must be closed; the reason is empty, or says for a log line why
-// there are no GPUs, or what of them is not seen.
+// Open looks for GPUs, for openLimit at most. The Sampler can always be used and must be closed; the reason is empty, or says
+// for a log line why there are no GPUs, or what of them is not seen.
 //
 // If visible is not empty, only these GPUs are watched: it is a list as in CUDA_VISIBLE_DEVICES, of indexes and UUIDs, which
 // may be abbreviated, and ends before the first that is not there. Indexes are taken in the order of the PCI bus: CUDA's own,
 // if the GPUs are of one kind or CUDA_DEVICE_ORDER is PCI_BUS_ID.
 // (https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars)
 func Open(visible string) (s *Sampler, reason string) {
-	src, err := open(visible)
-	if err != nil {
+	return openWithin(func() (source, error) { return open(visible) })
+}
+
+// openWithin calls open, and leaves it alone when openLimit has passed; a driver that answers later is closed.
+func openWithin(open func() (source, error)) (*Sampler, string) {
+	opened := make(chan source)
+	failed := make(chan error, 1)
+	late := make(chan struct{})
+	go func() {
+		src, err := open()
+		if err != nil {
+			failed <- err
+			return
+		}
+		select {
+		case opened <- src:
+		case <-late:
+			src.close()
+		}
+	}()
+	limit := time.NewTimer(openLimit)
+	defer limit.Stop()
+	select {
+	case src := <-opened:
+		return newSampler(src)
+	case err := <-failed:
 		return &Sampler{}, err.Error()
+	case <-limit.C:
+		close(late)
+		return &Sampler{}, fmt.Sprintf("the driver did not answer within %v", openLimit)
 	}
-	return newSampler(src)
 }
 
 func newSampler(src source) (*Sampler, string) {
