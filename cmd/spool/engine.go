@@ -61,7 +61,7 @@ func (e engineConfig) vllm(log *zap.Logger, gpus runner.GPUs) vllm.Config {
 	cfg := vllm.Config{
 		Command: e.Command, Model: e.Model, Revision: e.Revision, ServedNames: e.Names, Slots: e.Slots,
 		BatchedTokens: e.BatchedTokens, MaxQueued: e.MaxQueued, Args: e.Args, StartLimit: e.StartLimit, StallLimit: e.StallLimit,
-		HubCache: hubCache(), Image: os.Getenv("SPOOL_IMAGE"), GPUMemory: memoryInUse(gpus), Log: log,
+		HubCache: hubCache(e.lookupEnv), Image: os.Getenv("SPOOL_IMAGE"), GPUMemory: memoryInUse(gpus), Log: log,
 	}
 	if len(e.Names) == 0 {
 		cfg.ServedNames = []string{e.Model}
@@ -75,12 +75,28 @@ func (e engineConfig) vllm(log *zap.Logger, gpus runner.GPUs) vllm.Config {
 	return cfg
 }
 
+// lookupEnv looks a variable of the engine up: what env does not set is this process's.
+func (e engineConfig) lookupEnv(name string) (value string, ok bool) {
+	if value, ok := e.Env[name]; ok {
+		return value, true
+	}
+	return os.LookupEnv(name)
+}
+
+// engineEnv looks variables of the engine up that setEngine gives the runner, as far as they are known here.
+func engineEnv(c *cli.Context, pool poolConfig) func(string) (string, bool) {
+	if len(engineURLs(c)) > 0 {
+		return os.LookupEnv
+	}
+	return pool.Engine.lookupEnv
+}
+
 // hubCache is where the model hub's library keeps what it has fetched, by its own variables.
-func hubCache() string {
-	if dir := os.Getenv("HF_HUB_CACHE"); dir != "" {
+func hubCache(lookupEnv func(string) (string, bool)) string {
+	if dir, _ := lookupEnv("HF_HUB_CACHE"); dir != "" {
 		return dir
 	}
-	if home := os.Getenv("HF_HOME"); home != "" {
+	if home, _ := lookupEnv("HF_HOME"); home != "" {
 		return home + "/hub"
 	}
 	home, err := os.UserHomeDir()
@@ -167,9 +183,9 @@ func setClients(c *cli.Context, urls []string, cfg *runner.Config) error {
 	return nil
 }
 
-// watchGPUs opens the machine's GPUs, if there are any that this binary can watch. The caller closes the result.
-func watchGPUs(log *zap.Logger) *gpu.Sampler {
-	visible, limited := os.LookupEnv("CUDA_VISIBLE_DEVICES")
+// watchGPUs opens the GPUs that the engine may use, if there are any that this binary can watch. The caller closes the result.
+func watchGPUs(lookupEnv func(string) (string, bool), log *zap.Logger) *gpu.Sampler {
+	visible, limited := lookupEnv("CUDA_VISIBLE_DEVICES")
 	s, reason := &gpu.Sampler{}, "CUDA_VISIBLE_DEVICES is empty: none may be used"
 	if visible != "" || !limited {
 		s, reason = gpu.Open(visible)

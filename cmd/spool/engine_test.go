@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -112,12 +113,40 @@ func TestARunnerHasTheSlotsOfAllRanks(t *testing.T) {
 }
 
 func TestNoGPUIsWatchedIfNoneMayBeUsed(t *testing.T) {
-	t.Setenv("CUDA_VISIBLE_DEVICES", "")
-	core, logs := observer.New(zap.InfoLevel)
-	s := watchGPUs(zap.New(core))
-	defer s.Close()
-	if got := logs.All(); len(got) != 1 || got[0].ContextMap()["reason"] != "CUDA_VISIBLE_DEVICES is empty: none may be used" || s.Samples() != nil {
-		t.Errorf("%d GPUs, log %v", len(s.Samples()), got)
+	const none = "CUDA_VISIBLE_DEVICES is empty: none may be used"
+	own, others := poolConfig{Engine: engineConfig{Env: map[string]string{"CUDA_VISIBLE_DEVICES": ""}}}, poolConfig{}
+	for _, tc := range []struct {
+		process string // its CUDA_VISIBLE_DEVICES
+		args    string
+		pool    poolConfig
+		none    bool
+	}{
+		{"", "--model=m", others, true},
+		{"0", "--model=m", others, false},
+		{"0", "--model=m", own, true},
+		{"0", "--engine-url=http://e", own, false}, // which runs already, and not with the pool's variables
+	} {
+		t.Setenv("CUDA_VISIBLE_DEVICES", tc.process)
+		core, logs := observer.New(zap.InfoLevel)
+		s := watchGPUs(engineEnv(engineContext(t, strings.Fields(tc.args)...), tc.pool), zap.New(core))
+		s.Close()
+		var reasons []string
+		for _, e := range logs.All() {
+			reasons = append(reasons, e.ContextMap()["reason"].(string))
+		}
+		if got := slices.Contains(reasons, none); got != tc.none {
+			t.Errorf("%+v: log %q", tc, reasons)
+		}
+	}
+}
+
+func TestHubCacheIsTheEngines(t *testing.T) {
+	t.Setenv("HF_HUB_CACHE", "")
+	t.Setenv("HF_HOME", "/home")
+	for env, want := range map[string]string{"": "/home/hub", "HF_HOME": "/pool/hub", "HF_HUB_CACHE": "/pool"} {
+		if got := hubCache(engineConfig{Env: map[string]string{env: "/pool"}}.lookupEnv); got != want {
+			t.Errorf("%s in env: %q, want %q", env, got, want)
+		}
 	}
 }
 

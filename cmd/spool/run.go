@@ -66,9 +66,13 @@ func (p *program) run(c *cli.Context) (err error) {
 	about := service{component: "runner", job: monitoring.RunnerJob, name: name, reg: reg, log: log}
 	tracer, stopTracing := startTracing(c, about)
 	defer stopTracing()
-	gpus := watchGPUs(log)
+	pool, err := poolFor(c)
+	if err != nil {
+		return err
+	}
+	gpus := watchGPUs(engineEnv(c, pool), log)
 	defer gpus.Close()
-	cfg, err := p.runnerConfig(c, name, gpus, reg, calls, log)
+	cfg, err := p.runnerConfig(c, name, pool, gpus, reg, calls, log)
 	if err != nil {
 		return err
 	}
@@ -113,16 +117,8 @@ func elsewhere(err error) error {
 }
 
 func (p *program) runnerConfig(
-	c *cli.Context, name string, gpus runner.GPUs, reg *prometheus.Registry, calls *storeMeter, log *zap.Logger,
+	c *cli.Context, name string, pool poolConfig, gpus runner.GPUs, reg *prometheus.Registry, calls *storeMeter, log *zap.Logger,
 ) (runner.Config, error) {
-	file, err := readConfig(c)
-	if err != nil {
-		return runner.Config{}, err
-	}
-	pool, err := poolFor(c, file)
-	if err != nil {
-		return runner.Config{}, err
-	}
 	s, err := p.openStore(c, "", log)
 	if err != nil {
 		return runner.Config{}, err
@@ -148,9 +144,13 @@ func (p *program) runnerConfig(
 }
 
 // poolFor gives the pool of --pool. Without a configuration every name will do: its queues decide.
-func poolFor(c *cli.Context, file *fileConfig) (poolConfig, error) {
+func poolFor(c *cli.Context) (poolConfig, error) {
 	if c.String("config") == "" {
 		return poolConfig{}, nil
+	}
+	file, err := readConfig(c)
+	if err != nil {
+		return poolConfig{}, err
 	}
 	return file.pool(c.String("pool"))
 }
