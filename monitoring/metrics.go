@@ -36,7 +36,7 @@ func processMetrics() []Metric {
 		{Name: "spool_runner_end_timestamp_seconds", Type: Gauge, By: byRunner(), Labels: []string{"reason"},
 			Help: "When the runner ended in order, and why: idle, interrupted or error."},
 		{Name: "spool_runner_last_progress_timestamp_seconds", Type: Gauge, By: byRunner(), Live: true,
-			Help: "When the runner last got a result, or when it last took up work after it had none."},
+			Help: "When the runner last got a result, or took up work after it had none, or an engine came up, or it finalised a batch."},
 		{Name: "spool_runner_phase_seconds_total", Type: Counter, By: byRunner(), Labels: []string{"phase"},
 			Help: "Time of the runner by what it did: idle, engine (none was up), generate, store, drain. They add up to its life."},
 		{Name: "spool_runner_idle_gpu_seconds_total", Type: Counter, By: byRunner(), Labels: []string{"gpu"},

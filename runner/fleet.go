@@ -39,7 +39,9 @@ type fleet struct {
 	refusal error // why the runner's own engine cannot start, here or anywhere; acquire fails with it
 
 	preempted func()        // called when an engine threw out a sequence for want of memory
+	cameUp    func()        // called when an engine has come up
 	changed   chan struct{} // closed and replaced when one that waits in acquire may go on
+	wantedAt  time.Time     // when an engine was first wanted; zero before
 	trouble   time.Time     // since when there was trouble and no answer; zero if there is none
 	suspects  int           // that wait in acquire or are in flight
 	ward      *member       // of the suspects; nil if there are none
@@ -63,15 +65,22 @@ type member struct {
 	healthy bool          // what it learned
 
 	counters *vllm.Counters // of the last look at its metrics
+	earlier  vllm.Counters  // of those of its processes that have been replaced meanwhile
 	load     vllm.Load      // likewise
 }
 
 func newFleet(cfg Config, log *zap.Logger) *fleet {
 	start := make(chan struct{})
 	f := &fleet{
-		limit: cfg.EngineLimit, server: cfg.Server, start: start, wanted: sync.OnceFunc(func() { close(start) }),
+		limit: cfg.EngineLimit, server: cfg.Server, start: start,
 		log: log, changed: make(chan struct{}), trouble: time.Now(),
 	}
+	f.wanted = sync.OnceFunc(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.wantedAt = time.Now()
+		close(start)
+	})
 	for _, e := range cfg.Engines {
 		f.members = append(f.members, newMember(e))
 	}
@@ -171,6 +180,9 @@ func (f *fleet) observe(ctx context.Context, m *member) {
 	}
 	f.mu.Lock()
 	before := m.counters
+	if before != nil && counters.Below(*before) {
+		m.earlier = m.earlier.Plus(*before)
+	}
 	m.counters, m.load = &counters, load
 	f.mu.Unlock()
 	if before != nil && counters.Preemptions > before.Preemptions {
@@ -214,6 +226,7 @@ func (f *fleet) probe(ctx context.Context, m *member) {
 	}
 	m.up, m.upSince, m.models, m.version = true, time.Now(), models, version
 	m.epoch++
+	f.cameUp()
 	f.wake()
 	f.log.Info("engine is up", zap.String("event", "engine_up"), zap.String("engine", m.Name()), zap.Strings("models", models))
 }

@@ -42,7 +42,8 @@ type meter struct {
 	receives   *prometheus.CounterVec
 
 	asked    atomic.Int64 // requests in flight
-	progress atomic.Int64 // Unix nanoseconds of the last result
+	progress atomic.Int64 // Unix nanoseconds of the last call of moved
+	endings  atomic.Int64 // batches that are being finalised
 
 	mu     sync.Mutex
 	models map[string]bool
@@ -102,7 +103,7 @@ func newMeter(reg prometheus.Registerer, window int) *meter {
 func (m *meter) begin() {
 	m.up.Set(1)
 	m.start.SetToCurrentTime()
-	m.progress.Store(time.Now().UnixNano())
+	m.moved()
 	for vec, values := range map[*prometheus.CounterVec][]string{
 		m.phases: {batch.PhaseIdle, batch.PhaseEngine, batch.PhaseGenerate, batch.PhaseStore, batch.PhaseDrain},
 		m.lines:  {"ok", "error"}, m.chunks: {"committed", "adopted", "failed"}, m.segments: {"written", "failed"},
@@ -137,6 +138,9 @@ func queueLabel(fast bool) string {
 // collect tells what is only worth knowing when somebody looks.
 func (m *meter) collect(emit monitoring.Emit) {
 	emit("spool_requests_in_flight", float64(m.asked.Load()))
+	if m.endings.Load() > 0 { // it copies, and has no results
+		m.moved()
+	}
 	emit("spool_runner_last_progress_timestamp_seconds", float64(m.progress.Load())/1e9)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -227,9 +231,12 @@ func errorType(a vllm.Answer) string {
 	return a.Outcome.String()
 }
 
+// moved notes that the runner is not stuck.
+func (m *meter) moved() { m.progress.Store(time.Now().UnixNano()) }
+
 // ended counts the result of a line.
 func (m *meter) ended(s *series, ok bool) {
-	m.progress.Store(time.Now().UnixNano())
+	m.moved()
 	if ok {
 		s.ok.Inc()
 	} else {

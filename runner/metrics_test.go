@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
 
 	"spool/monitoring"
 	"spool/runner/gpu"
@@ -405,6 +407,96 @@ func TestEngineCountersAreRelayed(t *testing.T) {
 		"spool_engine_sequences{state=running}": 5, "spool_engine_sequences{state=waiting}": 1, "spool_engine_kv_cache_usage_ratio{}": 0.25,
 		"spool_engine_starts_total{}": 3, "spool_engine_ready{}": 1,
 	})
+}
+
+// restarted is an engine whose metrics begin anew.
+type restarted struct {
+	Engine
+	counters []vllm.Counters
+}
+
+func (e *restarted) Metrics(context.Context) (vllm.Counters, vllm.Load, error) {
+	c := e.counters[0]
+	e.counters = e.counters[1:]
+	return c, vllm.Load{}, nil
+}
+
+func TestEngineCountersRiseOverARestart(t *testing.T) {
+	w := newWorld(t)
+	reg := prometheus.NewRegistry()
+	cfg := w.config()
+	cfg.Metrics = reg
+	cfg.Engines = []Engine{
+		&restarted{cfg.Engines[0], []vllm.Counters{{PromptTokens: 100, GenerationTokens: 10}, {PromptTokens: 150, GenerationTokens: 20}, {PromptTokens: 160, GenerationTokens: 30}}},
+		&restarted{cfg.Engines[0], []vllm.Counters{{PromptTokens: 100, GenerationTokens: 10}, {PromptTokens: 5, GenerationTokens: 10}, {PromptTokens: 7, GenerationTokens: 11}}},
+	}
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range [][2]float64{{200, 20}, {255, 40}, {267, 51}} {
+		for _, m := range r.fleet.members {
+			r.fleet.observe(t.Context(), m)
+		}
+		wantValues(t, values(t, reg), map[string]float64{"spool_engine_tokens_total{type=prompt}": want[0], "spool_engine_tokens_total{type=generation}": want[1]})
+	}
+}
+
+func TestAnEngineIsWaitedForFromTheFirstWishOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(Config{}, zap.NewNop())
+		time.Sleep(time.Hour)
+		if since := f.waitsSince(); !since.IsZero() {
+			t.Errorf("nobody wants an engine, but it is waited for since %v", since)
+		}
+		first := time.Now()
+		f.wanted()
+		time.Sleep(time.Minute)
+		f.wanted()
+		if since := f.waitsSince(); !since.Equal(first) {
+			t.Errorf("waits since %v, want the first wish, %v", since, first)
+		}
+		f.trouble = time.Time{} // it is there, and calm
+		if since := f.waitsSince(); !since.IsZero() {
+			t.Errorf("an engine is there, but it is waited for since %v", since)
+		}
+		f.trouble = time.Now()
+		if since := f.waitsSince(); !since.Equal(f.trouble) {
+			t.Errorf("waits since %v, want the new trouble, %v", since, f.trouble)
+		}
+	})
+}
+
+func TestARunnerWhoseEngineCameUpOrThatFinalisesIsNotStuck(t *testing.T) {
+	w := newWorld(t)
+	reg := prometheus.NewRegistry()
+	cfg := w.config()
+	cfg.Metrics = reg
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stuck := func() bool {
+		moved := values(t, reg)["spool_runner_last_progress_timestamp_seconds{}"]
+		r.meter.progress.Store(0)
+		return moved == 0
+	}
+	r.meter.progress.Store(0)
+	if !stuck() {
+		t.Error("nothing happened, and the runner moved")
+	}
+	r.fleet.probe(t.Context(), r.fleet.members[0])
+	if stuck() {
+		t.Error("the engine came up, and the runner is stuck")
+	}
+	r.meter.endings.Add(1)
+	if stuck() {
+		t.Error("a batch is finalised, and the runner is stuck")
+	}
+	r.meter.endings.Add(-1)
+	if !stuck() {
+		t.Error("nothing is finalised any more, and the runner moved")
+	}
 }
 
 // BenchmarkMeter is what metrics cost each request.

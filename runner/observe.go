@@ -173,8 +173,8 @@ func (f *fleet) collect(emit monitoring.Emit) {
 	emit("spool_engine_ready", ready)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ready == 0 && f.isWanted() {
-		emit("spool_engine_load_start_timestamp_seconds", float64(f.trouble.UnixNano())/1e9)
+	if since := f.waitsSince(); ready == 0 && !since.IsZero() {
+		emit("spool_engine_load_start_timestamp_seconds", float64(since.UnixNano())/1e9)
 	}
 	starts := 0
 	var total vllm.Counters
@@ -182,7 +182,7 @@ func (f *fleet) collect(emit monitoring.Emit) {
 	for _, m := range f.members {
 		starts += m.epoch
 		if m.counters != nil {
-			total = add(total, *m.counters)
+			total = total.Plus(m.earlier).Plus(*m.counters)
 		}
 		if m.up {
 			load.Running += m.load.Running
@@ -204,22 +204,16 @@ func (f *fleet) collect(emit monitoring.Emit) {
 	emit("spool_engine_kv_cache_usage_ratio", load.KVCache)
 }
 
-// isWanted reports whether somebody has asked for an engine.
-func (f *fleet) isWanted() bool {
-	select {
-	case <-f.start:
-		return !f.trouble.IsZero()
-	default:
-		return false
+// waitsSince is when the trouble began, or when somebody first asked for an engine, if that is later; zero if nobody has, or
+// if there is no trouble. It works under mu.
+func (f *fleet) waitsSince() time.Time {
+	switch {
+	case f.wantedAt.IsZero(), f.trouble.IsZero():
+		return time.Time{}
+	case f.trouble.After(f.wantedAt):
+		return f.trouble
 	}
-}
-
-func add(a, b vllm.Counters) vllm.Counters {
-	return vllm.Counters{
-		PromptTokens: a.PromptTokens + b.PromptTokens, GenerationTokens: a.GenerationTokens + b.GenerationTokens,
-		Preemptions:   a.Preemptions + b.Preemptions,
-		PrefixQueries: a.PrefixQueries + b.PrefixQueries, PrefixHits: a.PrefixHits + b.PrefixHits,
-	}
+	return f.wantedAt
 }
 
 // collectGPUs tells what each GPU says; what it cannot say is absent, not zero.

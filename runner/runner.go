@@ -78,7 +78,7 @@ func New(cfg Config) (*Runner, error) {
 		held:  make(map[shardID]bool), ledgers: make(map[string]*ledger), plans: make(map[string]*batch.Plan),
 	}
 	r.window = newWindow(cfg, r.fleet, r.meter)
-	r.fleet.preempted = r.window.halve
+	r.fleet.preempted, r.fleet.cameUp = r.window.halve, r.meter.moved
 	r.observe()
 	return r, nil
 }
@@ -232,7 +232,7 @@ func (r *Runner) began() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.active++; r.active == 1 {
-		r.meter.progress.Store(time.Now().UnixNano())
+		r.meter.moved()
 	}
 	r.meter.inProgress.Inc()
 }

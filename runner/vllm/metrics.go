@@ -18,12 +18,19 @@ type Counters struct {
 	PrefixQueries, PrefixHits      float64 // tokens that were looked for, and found, in the prefix cache
 }
 
-func (c Counters) plus(d Counters) Counters {
+// Plus adds each of the totals.
+func (c Counters) Plus(d Counters) Counters {
 	return Counters{
 		PromptTokens: c.PromptTokens + d.PromptTokens, GenerationTokens: c.GenerationTokens + d.GenerationTokens,
 		Preemptions:   c.Preemptions + d.Preemptions,
 		PrefixQueries: c.PrefixQueries + d.PrefixQueries, PrefixHits: c.PrefixHits + d.PrefixHits,
 	}
+}
+
+// Below reports whether any total is lower than that of d. Totals only rise, so c is of a process that began after d.
+func (c Counters) Below(d Counters) bool {
+	return c.PromptTokens < d.PromptTokens || c.GenerationTokens < d.GenerationTokens || c.Preemptions < d.Preemptions ||
+		c.PrefixQueries < d.PrefixQueries || c.PrefixHits < d.PrefixHits
 }
 
 // Load is what vLLM works on, over all its engines, as its metrics last told it.

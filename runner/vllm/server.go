@@ -186,7 +186,7 @@ func (s *Server) look(ctx context.Context, l *life, p *progress, limit time.Dura
 	defer cancel()
 	counters, load, err := l.client.Metrics(ctx)
 	if err == nil {
-		s.count(func(t *Stats) { t.Counters, t.Load = s.earlier.plus(counters), load })
+		s.count(func(t *Stats) { t.Counters, t.Load = s.earlier.Plus(counters), load })
 	}
 	p.note(time.Now(), l.inFlight.Load(), l.answered.Load(), counters.PromptTokens+counters.GenerationTokens)
 }
