@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"spool/monitoring"
+	"spool/storage/batch"
 	"spool/storage/queue"
 	"spool/watcher"
 )
@@ -81,6 +82,28 @@ func TestMetricsTellOfQueuesWithoutRunners(t *testing.T) {
 		want(float64(ended.Unix()), "spool_last_completion_timestamp_seconds", "pool=default")
 		want(420, "spool_last_run_duration_seconds", "pool=default")
 		want(0, "spool_watcher_up")
+	})
+}
+
+func TestMetricsTellOfABatchWhoseInputWasReplaced(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		reg := prometheus.NewRegistry()
+		wa := w.watcher(func(cfg *watcher.Config) { cfg.Registerer = reg })
+		old := w.upload("in/x.jsonl", lines(3001)) // shards of 2 and 2 chunks
+		w.scan(wa)
+		now := w.upload("in/x.jsonl", lines(1))
+		w.work(w.plan(old), 0)
+		sleep(100 * time.Second)
+		w.scan(wa)
+		if got, ok := gauge(t, reg, "spool_batch_lines", "batch_id="+old, "state=completed"); !ok || got != 2000 {
+			t.Errorf("%v lines of the old batch completed (there: %t), want 2000", got, ok)
+		}
+		if got, ok := gauge(t, reg, "spool_batch_eta_seconds", "batch_id="+old); !ok || got != 50 {
+			t.Errorf("%v s left of the old batch (there: %t), want 50 for 1001 lines at 20 a second", got, ok)
+		}
+		if got := read[batch.Status](w, batch.StatusKey("in/x.jsonl", now)).Batch; got != now {
+			t.Errorf("status is about %s, want %s", got, now)
+		}
 	})
 }
 

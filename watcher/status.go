@@ -27,7 +27,7 @@ const (
 	stateFinalizing = "finalizing"
 )
 
-// told is the last status that this watcher wrote for a batch.
+// told is what this watcher last told of a batch.
 type told struct {
 	at    time.Time
 	state string
@@ -101,7 +101,8 @@ func statusOf(r *batch.Result) batch.Status {
 	}
 }
 
-// sayProgress writes the status of an open batch, if it is due.
+// sayProgress tells how far an open batch is, if it is due. A batch whose input was replaced runs on: metrics tell of it,
+// status.json of the newest batch only.
 func (w *Watcher) sayProgress(ctx context.Context, o *open, s *survey) {
 	state := stateInProgress
 	if s.stop != nil || s.allDone() {
@@ -111,9 +112,6 @@ func (w *Watcher) sayProgress(ctx context.Context, o *open, s *survey) {
 		return
 	}
 	o.told = told{time.Now(), state}
-	if !w.isCurrent(ctx, o.plan) {
-		return
-	}
 	if err := w.measure(ctx, o, s); err != nil {
 		w.log.Debug("progress not measured", zap.String("event", "progress_unknown"), zap.String("batch_id", o.id), zap.Error(err))
 	}
@@ -123,7 +121,9 @@ func (w *Watcher) sayProgress(ctx context.Context, o *open, s *survey) {
 		CreatedAt: o.plan.CreatedAt, UpdatedAt: s.clock().Unix(), Note: note(s),
 	}
 	w.metrics.progressed(o.id, st.Counts, st.ETASeconds)
-	w.say(ctx, st)
+	if w.isCurrent(ctx, o.plan) {
+		w.say(ctx, st)
+	}
 }
 
 // note says what a person who waits should know.
