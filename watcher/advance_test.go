@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"spool/storage"
 	"spool/storage/batch"
@@ -257,6 +258,36 @@ func TestAStoppedBatchWaitsForItsRunners(t *testing.T) {
 		w.scan(wa)
 		if got := outcome(w, "in/x.jsonl", id).Status; got != batch.Cancelled {
 			t.Errorf("batch.json %s, want cancelled", got)
+		}
+	})
+}
+
+func TestAStoppedBatchHasNoTimeLeft(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		reg := prometheus.NewRegistry()
+		wa := w.watcher(func(cfg *watcher.Config) { cfg.Registerer = reg })
+		id := w.upload("in/x.jsonl", lines(3001)) // shards of 2 and 2 chunks
+		w.scan(wa)
+		w.work(w.plan(id), 0)
+		sleep(100 * time.Second)
+		w.putLease(id, 1, lease.Held)
+		w.scan(wa)
+		status := func() *batch.Status { return read[batch.Status](w, batch.StatusKey("in/x.jsonl", id)) }
+		if got := status().ETASeconds; got == nil || *got != 50 {
+			t.Fatalf("eta %v before, want 50", got)
+		}
+		w.upload("in/x.jsonl.cancel", "")
+		for range 2 {
+			w.scan(wa)
+			got := status()
+			if got.State != "finalizing" || got.ETASeconds != nil || got.Counts.Completed != 2000 {
+				t.Errorf("status %+v, want finalizing, 2000 completed and no eta", got)
+			}
+			if eta, ok := gauge(t, reg, "spool_batch_eta_seconds"); ok {
+				t.Errorf("the metrics tell of %v s left", eta)
+			}
+			sleep(30 * time.Second)
+			w.putLease(id, 1, lease.Held)
 		}
 	})
 }

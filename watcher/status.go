@@ -117,8 +117,11 @@ func (w *Watcher) sayProgress(ctx context.Context, o *open, s *survey) {
 	}
 	st := batch.Status{
 		Batch: o.id, Input: o.plan.Input.Key, State: state, Runners: s.runners(),
-		Counts: o.progress.requests(o.plan), ETASeconds: o.progress.eta(o.plan),
+		Counts: o.progress.requests(o.plan),
 		CreatedAt: o.plan.CreatedAt, UpdatedAt: s.clock().Unix(), Note: note(s),
+	}
+	if s.stop == nil { // else nobody answers what is left
+		st.ETASeconds = o.progress.eta(o.plan)
 	}
 	w.metrics.progressed(o.id, st.Counts, st.ETASeconds)
 	if w.isCurrent(ctx, o.plan) {
