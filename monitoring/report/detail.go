@@ -208,7 +208,7 @@ func (t timeline) slotChart(title, unit string, values []float64) *columns {
 	})
 	if c != nil {
 		all := t.slot * float64(len(values))
-		if c.Top == "1" {
+		if c.Top == "1" && !strings.Contains(unit, "/") {
 			unit = strings.TrimSuffix(unit, "s") // chunks and requests
 		}
 		c.Top += " " + unit

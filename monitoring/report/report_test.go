@@ -497,6 +497,20 @@ func TestAxisOfLatenciesHasItsMiddleAndSaysThatItIsLogarithmic(t *testing.T) {
 	}
 }
 
+func TestUpperEdgeOfAChartHasItsUnit(t *testing.T) {
+	for _, tt := range []struct {
+		unit string
+		top  float64
+		want string
+	}{
+		{"chunks", 1, "1 chunk"}, {"chunks", 2, "2 chunks"}, {"lines/s", 1, "1 lines/s"}, {"output tokens/s", 1, "1 output tokens/s"}, {"%", 1, "1 %"},
+	} {
+		if got := (timeline{slot: 5}).slotChart("title", tt.unit, []float64{0, tt.top}).Top; got != tt.want {
+			t.Errorf("%v %s: %q, want %q", tt.top, tt.unit, got, tt.want)
+		}
+	}
+}
+
 func TestWordsForFigures(t *testing.T) {
 	for got, want := range map[string]string{
 		span(0): "0 s", span(0.0004): "1 ms", span(0.25): "250 ms", span(1.5): "1.5 s", span(59.7): "1 min", span(200): "3 min 20 s", span(7500): "2 h 5 min",
