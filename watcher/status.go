@@ -117,8 +117,8 @@ func (w *Watcher) sayProgress(ctx context.Context, o *open, s *survey) {
 	}
 	st := batch.Status{
 		Batch: o.id, Input: o.plan.Input.Key, State: state, Runners: s.runners(),
-		Counts: o.progress.requests(o.plan),
-		CreatedAt: o.plan.CreatedAt, UpdatedAt: s.clock().Unix(), Note: note(s),
+		Counts: o.progress.requests(o.plan), Note: note(s),
+		CreatedAt: o.plan.CreatedAt, UpdatedAt: s.clock().Unix(),
 	}
 	if s.stop == nil { // else nobody answers what is left
 		st.ETASeconds = o.progress.eta(o.plan)
