@@ -48,6 +48,8 @@ const (
 	eventMalformed = "malformed" // not understood
 )
 
+func eventKinds() []string { return []string{eventHint, eventTest, eventForeign, eventMalformed} }
+
 // follow takes events until ctx ends. They are hints: none is needed, and all that any does is to ask for a
 // look at what it names.
 func (w *Watcher) follow(ctx context.Context) {

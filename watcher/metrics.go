@@ -71,7 +71,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, verdict := range []string{batch.Accepted, batch.Rejected} {
 		m.plans.WithLabelValues(verdict)
 	}
+	for _, kind := range eventKinds() {
+		m.events.WithLabelValues(kind)
+	}
+	for _, what := range whatFails() {
+		m.errors.WithLabelValues(what)
+	}
 	return m
+}
+
+// begin has the counters of a pool begin at 0: with what a counter has when it is first seen, Prometheus sees no increase.
+func (m *metrics) begin(pool string) {
+	for _, c := range []*prometheus.CounterVec{m.sent, m.resent, m.dead} {
+		c.WithLabelValues(pool)
+	}
 }
 
 func (m *metrics) scanned(took time.Duration) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"spool/monitoring"
 	"spool/storage/batch"
@@ -82,6 +83,37 @@ func TestMetricsTellOfQueuesWithoutRunners(t *testing.T) {
 		want(float64(ended.Unix()), "spool_last_completion_timestamp_seconds", "pool=default")
 		want(420, "spool_last_run_duration_seconds", "pool=default")
 		want(0, "spool_watcher_up")
+	})
+}
+
+func TestCountersAreThereBeforeTheyCount(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		reg := prometheus.NewRegistry()
+		w.watcher(func(cfg *watcher.Config) {
+			cfg.Registerer = reg
+			cfg.Pools = []watcher.Pool{{Name: "default"}, {Name: "big"}}
+		})
+		for _, c := range []struct {
+			name, label string
+			values      []string
+		}{
+			{"jobs_sent_total", "pool", []string{"default", "big"}},
+			{"jobs_resent_total", "pool", []string{"default", "big"}},
+			{"dead_jobs_total", "pool", []string{"default", "big"}},
+			{"events_total", "kind", []string{"hint", "test", "foreign", "malformed"}},
+			{"errors_total", "what", []string{
+				"advance", "collect", "events", "finalise", "join logs", "look", "open queue", "queue", "scan", "status",
+			}},
+		} {
+			for _, v := range c.values {
+				if got := value(t, reg, "spool_watcher_"+c.name, c.label, v); got != 0 {
+					t.Errorf("%s{%s=%q} is %v at the start", c.name, c.label, v, got)
+				}
+			}
+			if n, err := testutil.GatherAndCount(reg, "spool_watcher_"+c.name); err != nil || n != len(c.values) {
+				t.Errorf("%s has %d series (%v), want %d", c.name, n, err, len(c.values))
+			}
+		}
 	})
 }
 

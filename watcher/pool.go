@@ -45,6 +45,7 @@ func (w *Watcher) pool(name string) *pool {
 			mu: newLock(), wants: map[string]*survey{}, full: w.surveyed,
 		}
 		w.pools[name] = p
+		w.metrics.begin(name)
 	}
 	return p
 }

@@ -163,7 +163,12 @@ func (w *Watcher) probe(ctx context.Context) error {
 	return err
 }
 
-// failed logs and counts a failure after which the watcher goes on with others. what is one of few words.
+// whatFails lists what failed is told of, and "status".
+func whatFails() []string {
+	return []string{"advance", "collect", "events", "finalise", "join logs", "look", "open queue", "queue", "scan", "status"}
+}
+
+// failed logs and counts a failure after which the watcher goes on with others. what is one of whatFails.
 func (w *Watcher) failed(what string, err error, fields ...zap.Field) {
 	w.failures.Add(1)
 	w.metrics.errors.WithLabelValues(what).Inc()
