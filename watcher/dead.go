@@ -44,20 +44,30 @@ func (p *pool) drain(ctx context.Context) error {
 // revive marks the shard of a dead message as not sent, if it wants work, and deletes the message. A
 // message that this version does not understand is left alone.
 func (p *pool) revive(ctx context.Context, q Queue, m *queue.Message) error {
-	var job batch.Message
-	if err := json.Unmarshal([]byte(m.Body), &job); err != nil || job.V != batch.Version || job.Type != batch.MessageShard {
+	job, ok := parseDead(m.Body)
+	if !ok {
 		p.w.log.Warn("dead message not understood", zap.String("event", "dead_message_unknown"), zap.String("error_type", "bad_message"),
 			zap.String("pool", p.name), zap.String("message_id", m.ID))
 		return nil
 	}
-	p.w.metrics.dead.WithLabelValues(p.name).Inc()
 	revived, err := p.unsend(ctx, job)
 	if err != nil {
 		return err
 	}
 	p.w.log.Info("dead message taken", zap.String("event", "dead_message"), zap.String("pool", p.name), zap.String("batch_id", job.Batch),
 		zap.Int("shard", job.Shard), zap.Bool("sent_again", revived))
-	return q.Delete(ctx, m)
+	if err := q.Delete(ctx, m); err != nil {
+		return err // it comes back
+	}
+	p.w.metrics.dead.WithLabelValues(p.name).Inc()
+	return nil
+}
+
+// parseDead reports whether it understands a message. What names the batch must be an id: log lines about it are stored
+// under it.
+func parseDead(body string) (job batch.Message, ok bool) {
+	err := json.Unmarshal([]byte(body), &job)
+	return job, err == nil && job.V == batch.Version && job.Type == batch.MessageShard && batch.ValidID(job.Batch)
 }
 
 // unsend reports whether the shard still wants work. A batch that is not among the open ones of the pool

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"spool/storage/batch"
 	"spool/storage/lease"
@@ -148,16 +150,57 @@ func TestDeadMessagesAreSentAgainIfTheirShardWantsWork(t *testing.T) {
 		for _, m := range w.queues.pool().visible {
 			w.queues.dead().add(m.Body)
 		}
-		w.queues.dead().add(`{"v":1,"type":"shard","batch":"bnever","shard":0}`)
+		w.queues.dead().add(`{"v":1,"type":"shard","batch":"` + batch.Identity{}.ID() + `","shard":0}`)
 		w.queues.dead().add(`{"v":2,"type":"shard","batch":"` + id + `","shard":1}`)
+		w.queues.dead().add(`{"v":1,"type":"shard","batch":"../` + id + `","shard":0}`)
 		w.queues.pool().lose()
 		w.scan(wa)
 		jobs := w.queues.pool().jobs(t)
 		if len(jobs) != 3 || jobs[2].Shard != 1 || jobs[2].N != 2 {
 			t.Errorf("jobs %+v: want shard 1 again, at once", jobs)
 		}
-		if visible, flying := w.queues.dead().left(); visible != 0 || flying != 1 {
-			t.Errorf("%d visible and %d held dead messages, want the one of a later version only", visible, flying)
+		if visible, flying := w.queues.dead().left(); visible != 0 || flying != 2 {
+			t.Errorf("%d visible and %d held dead messages, want that of a later version and that of no batch", visible, flying)
+		}
+	})
+}
+
+func TestADeadMessageIsCountedOnceItIsTaken(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		reg := prometheus.NewRegistry()
+		var refused error
+		wa := w.watcher(func(cfg *watcher.Config) {
+			cfg.Registerer = reg
+			cfg.Bucket = &failing{Bucket: w.store, fail: func(op, key string) error {
+				if op == "put" && strings.HasSuffix(key, "/sent.json") {
+					return refused
+				}
+				return nil
+			}}
+		})
+		w.upload("in/x.jsonl", lines(1))
+		w.scan(wa)
+		dead := w.queues.dead()
+		dead.add(w.queues.fast().visible[0].Body)
+		taken := func(want float64, when string) {
+			t.Helper()
+			if got := value(t, reg, "spool_watcher_dead_jobs_total", "pool", "default"); got != want {
+				t.Errorf("%v dead messages taken %s, want %v", got, when, want)
+			}
+		}
+		for range 2 {
+			refused = errors.New("no")
+			if err := wa.Scan(t.Context()); err == nil {
+				t.Error("a scan that could not mark the shard as not sent says that all is well")
+			}
+			taken(0, "while sent.json cannot be changed")
+			dead.redeliver()
+		}
+		refused = nil
+		w.scan(wa)
+		taken(1, "at last")
+		if visible, flying := dead.left(); visible != 0 || flying != 0 {
+			t.Errorf("%d visible and %d held dead messages, want none", visible, flying)
 		}
 	})
 }
