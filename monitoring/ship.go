@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 type Sink interface {
 	// Put stores a part. It may be called again with the same key and the same bytes.
 	Put(ctx context.Context, key string, body []byte) error
-	// LogDir gives batch.LogDir of a batch. As long as that is not known it gives "", and is asked again.
+	// LogDir gives batch.LogDir of a batch. As long as that is not known it gives "", and is asked again. The id is valid.
 	LogDir(ctx context.Context, id string) (string, error)
 }
 
@@ -51,7 +52,7 @@ type Shipper struct {
 	open    map[string]*stream // by batch
 	size    int                // bytes held, in open and in pending
 	due     time.Time          // when open is to be shipped; zero: it is empty
-	waiting time.Time          // since when the oldest line in pending waits; zero: there is none
+	waiting time.Time          // since when the oldest line in pending that is stored nowhere waits; zero: there is none
 	cancel  context.CancelFunc // ends what Close cannot wait for; nil: not started
 	closed  bool
 
@@ -62,7 +63,7 @@ type Shipper struct {
 	// Owned by the loop.
 	sink    Sink
 	log     *zap.Logger
-	pending []part            // not stored, in the order of their lines
+	pending []part            // not in their folder, in the order of their lines
 	dirs    map[string]string // of batches
 	failing bool
 }
@@ -82,10 +83,18 @@ type part struct {
 	body        []byte
 	since       time.Time
 	count       [levels]int
+	elsewhere   bool // stored, with the other logs
 }
 
-// dirsKept bounds the cache of folders.
-const dirsKept = 1000
+const (
+	// dirsKept bounds the cache of folders.
+	dirsKept = 1000
+	// folderWait is how long a part waits for the folder of its batch before it is stored with the other logs.
+	folderWait = time.Minute
+	// folderHope is how long it is held all the same: if there is a folder at last it is stored there, too, since lines that
+	// are not there seem lost.
+	folderHope = time.Hour
+)
 
 // NewShipper returns a Shipper that holds lines until it is started. Give it to NewLogger.
 func NewShipper(cfg ShipperConfig) (*Shipper, error) {
@@ -220,7 +229,7 @@ func (s *Shipper) loop(ctx context.Context) {
 		case <-timer.C:
 		}
 		s.take()
-		s.ship(ctx)
+		s.ship(ctx, folderWait)
 		if retry = (time.Time{}); len(s.pending) > 0 {
 			retry = time.Now().Add(s.cfg.Every)
 		}
@@ -237,16 +246,16 @@ func (s *Shipper) next(retry time.Time) time.Time {
 	return s.due
 }
 
-// last ships what is left. What belongs to a batch whose folder is still not known goes to the other logs.
+// last ships what is left, in two tries. What belongs to a batch whose folder is still not known goes to the other logs.
 func (s *Shipper) last(ctx context.Context) {
 	s.take()
-	s.ship(ctx)
-	for _, p := range s.pending {
-		s.dirs[p.batch] = cmp.Or(s.dirs[p.batch], s.other(p.batch))
+	for range 2 {
+		s.ship(ctx, 0)
 	}
-	s.ship(ctx)
 	for _, p := range s.pending {
-		s.metrics.lost(p.count)
+		if !p.elsewhere {
+			s.metrics.lost(p.count)
+		}
 	}
 }
 
@@ -278,45 +287,74 @@ func compress(lines []byte) []byte {
 }
 
 // ship stores what is pending. After a failure the later parts of the same batch wait, so that what is stored of a
-// process has gaps only where lines are lost.
-func (s *Shipper) ship(ctx context.Context) {
+// process has gaps only where lines are lost. What has waited for its folder for long enough goes to the other logs.
+func (s *Shipper) ship(ctx context.Context, wait time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
-	waiting := map[string]bool{}
+	places := map[string]*place{}
 	var left []part
+	var oldest time.Time
 	for _, p := range s.pending {
-		if !waiting[p.batch] && s.store(ctx, p) {
+		to := places[p.batch]
+		if to == nil {
+			to = s.place(ctx, &p)
+			places[p.batch] = to
+		}
+		if s.store(ctx, &p, to, wait) {
 			s.hold(-len(p.body))
 			continue
 		}
-		waiting[p.batch] = true
 		left = append(left, p)
+		if !p.elsewhere && (oldest.IsZero() || p.since.Before(oldest)) {
+			oldest = p.since
+		}
 	}
 	s.pending = left
-	oldest := time.Time{}
-	if len(left) > 0 {
-		oldest = slices.MinFunc(left, func(a, b part) int { return a.since.Compare(b.since) }).since
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting = oldest
 }
 
-// store reports whether the part is stored. It is not, without an error, while the folder is not known.
-func (s *Shipper) store(ctx context.Context, p part) bool {
-	dir, err := s.dir(ctx, p.batch)
-	if err == nil && dir == "" {
+// place is where the parts of one batch go in one round.
+type place struct {
+	dir    string // "" if it is not known
+	failed bool   // a part could not be stored
+}
+
+// place finds the folder for the first part of a batch. That it cannot be asked for is told until that part is stored
+// elsewhere: it may be so for ever.
+func (s *Shipper) place(ctx context.Context, first *part) *place {
+	dir, err := s.dir(ctx, first.batch)
+	if err != nil && !first.elsewhere {
+		s.tell(err)
+	}
+	return &place{dir: dir}
+}
+
+// store reports whether the part is done with.
+func (s *Shipper) store(ctx context.Context, p *part, to *place, wait time.Duration) bool {
+	age := time.Since(p.since)
+	switch {
+	case to.failed:
 		return false
+	case to.dir != "":
+		to.failed = !s.put(ctx, to.dir, p)
+		return !to.failed
+	case !p.elsewhere && age >= wait:
+		p.elsewhere = s.put(ctx, s.other(p.batch), p)
+		to.failed = !p.elsewhere
 	}
-	if err == nil {
-		err = s.sink.Put(ctx, dir+batch.LogPart(p.first, p.last), p.body)
-	}
+	return p.elsewhere && age >= folderHope
+}
+
+// put reports whether the part is in the folder now. Its lines are counted once.
+func (s *Shipper) put(ctx context.Context, dir string, p *part) bool {
+	err := s.sink.Put(ctx, dir+batch.LogPart(p.first, p.last), p.body)
 	s.tell(err)
-	if err != nil {
-		return false
+	if err == nil && !p.elsewhere {
+		s.metrics.stored(p.count)
 	}
-	s.metrics.stored(p.count)
-	return true
+	return err == nil
 }
 
 // tell counts failures, and says when they begin and end.
@@ -337,6 +375,9 @@ func (s *Shipper) dir(ctx context.Context, id string) (string, error) {
 	if id == "" {
 		return batch.OtherLogDir(s.cfg.Component, s.cfg.Instance), nil
 	}
+	if !batch.ValidID(id) { // of a message that somebody forged: it has no folder ever
+		return s.other(id), nil
+	}
 	if dir, ok := s.dirs[id]; ok {
 		return dir, nil
 	}
@@ -351,7 +392,12 @@ func (s *Shipper) dir(ctx context.Context, id string) (string, error) {
 	return s.dirs[id], nil
 }
 
+// other is the folder of this process for a batch that has none. What is no batch id may be no part of a key either.
 func (s *Shipper) other(id string) string {
+	if !batch.ValidID(id) {
+		sum := sha256.Sum256([]byte(id))
+		id = "invalid-" + hex.EncodeToString(sum[:8])
+	}
 	return batch.OtherLogDir(s.cfg.Component, s.cfg.Instance) + id + "/"
 }
 

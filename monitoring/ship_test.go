@@ -35,11 +35,14 @@ const (
 	other  = "logs/_/runner/r-1/"
 )
 
-// sink is a bucket in memory, in which every batch is of the input in/<batch>.jsonl, but those that are not planned.
+// sink is a bucket in memory, in which every batch is of the input in/<batch>.jsonl, but those that are not planned, or whose
+// plan cannot be read.
 type sink struct {
 	storage.Bucket
-	mu        sync.Mutex
-	unplanned map[string]bool
+	mu         sync.Mutex
+	unplanned  map[string]bool
+	unreadable string
+	asked      int // for folders
 }
 
 func (s *sink) Put(ctx context.Context, key string, body []byte) error {
@@ -50,8 +53,12 @@ func (s *sink) Put(ctx context.Context, key string, body []byte) error {
 func (s *sink) LogDir(_ context.Context, id string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.unplanned[id] {
+	s.asked++
+	switch {
+	case s.unplanned[id]:
 		return "", nil
+	case s.unreadable == id:
+		return "", errors.New("read plan: not JSON")
 	}
 	return batch.LogDir("in/"+id+".jsonl", id), nil
 }
@@ -411,17 +418,122 @@ func TestLinesAboutABatchWithoutAPlanWaitForIt(t *testing.T) {
 		w.sink.planned(batchA, false)
 		w.log.Info("early", zap.String("batch_id", batchA))
 		w.log.Info("of another", zap.String("batch_id", batchB))
-		after(time.Minute)
+		after(59 * time.Second)
 		w.want("without a plan", w.keys(), []string{part(batchB, 1, 1)})
 		w.sink.planned(batchA, true)
 		after(10 * time.Second)
-		w.want("with a plan", w.lines("logs/"+batchA), []string{"early 1"})
+		w.want("with a plan", w.keys(), []string{part(batchA, 1, 1), part(batchB, 1, 1)})
 	})
 	inWard(t, monitoring.ShipperConfig{}, func(t *testing.T, w *ward) {
 		w.sink.planned(batchA, false)
 		w.log.Info("early", zap.String("batch_id", batchA))
 		w.ship.Close()
 		w.want("at the end", w.keys(), []string{other + batchA + "/" + batch.LogPart(1, 1)})
+	})
+}
+
+// A file may be validated for long. Nothing waits for its plan for more than a minute, and what is stored with the other logs is
+// in the batch's folder, too, when there is one: a number that was missing there would seem lost.
+func TestLinesAboutABatchThatIsPlannedLateAreNotLost(t *testing.T) {
+	inWard(t, monitoring.ShipperConfig{}, func(t *testing.T, w *ward) {
+		w.sink.planned(batchA, false)
+		w.log.Error("first", zap.String("batch_id", batchA))
+		after(30 * time.Second)
+		w.log.Info("second", zap.String("batch_id", batchA))
+		after(32 * time.Second)
+		w.want("a minute after the first", w.lines(other+batchA), []string{"first 1"})
+		after(40 * time.Second)
+		w.want("a minute after the second", w.lines(other+batchA), []string{"first 1", "second 2"})
+		if age := w.gauge("spool_log_oldest_unflushed_age_seconds"); age != 0 {
+			t.Errorf("the oldest line waits for %v s, want none", age)
+		}
+		after(20 * time.Minute)
+		w.log.Info("third", zap.String("batch_id", batchA))
+		w.sink.planned(batchA, true)
+		after(10 * time.Second)
+		w.want("with a plan", w.lines("logs/"+batchA), []string{"first 1", "second 2", "third 3"})
+		w.want("with the other logs", w.lines(other), []string{"first 1", "second 2"})
+		if n := w.count("info", "written") + w.count("error", "written"); n != 3 {
+			t.Errorf("%d lines are counted as written, want each once", n)
+		}
+		w.ship.Close()
+		if n := w.count("info", "dropped") + w.count("error", "dropped"); n != 0 {
+			t.Errorf("%d lines are counted as dropped, want none", n)
+		}
+	})
+}
+
+// A batch that a message names and that nobody plans is asked for no longer than an hour, and costs no room then.
+func TestBatchThatIsNeverPlannedIsForgotten(t *testing.T) {
+	inWard(t, monitoring.ShipperConfig{}, func(t *testing.T, w *ward) {
+		w.sink.planned(batchA, false)
+		w.log.Info("dead", zap.String("batch_id", batchA))
+		after(59 * time.Minute)
+		before := w.sink.asked
+		after(time.Minute)
+		if w.sink.asked == before {
+			t.Error("nobody asked for the folder in the last minute of the hour")
+		}
+		before = w.sink.asked
+		after(time.Hour)
+		if n := w.sink.asked - before; n != 0 {
+			t.Errorf("its folder was asked for %d times in the second hour, want never", n)
+		}
+		w.want("lines", w.lines(other), []string{"dead 1"})
+		if n := w.count("info", "written"); n != 1 {
+			t.Errorf("%d lines are counted as written, want 1", n)
+		}
+	})
+}
+
+// A plan that cannot be read may be so for ever: while other logs are stored, that is not said at each round.
+func TestPlanThatCannotBeReadIsSaidForAMinute(t *testing.T) {
+	inWard(t, monitoring.ShipperConfig{}, func(t *testing.T, w *ward) {
+		w.sink.unreadable = batchA
+		w.log.Info("first", zap.String("batch_id", batchA))
+		after(2 * time.Minute)
+		w.want("in the place of its folder", w.lines(other+batchA), []string{"first 1"})
+		said := len(w.seqs(other + "0"))
+		if said == 0 {
+			t.Error("the log does not say that the plan cannot be read")
+		}
+		for range 20 {
+			w.log.Info("more", zap.String("batch_id", batchA))
+			w.log.Info("of another", zap.String("batch_id", batchB))
+			after(time.Minute)
+		}
+		after(2 * time.Minute)
+		if more := len(w.seqs(other+"0")) - said; more != 0 {
+			t.Errorf("the log says %d times more that logs cannot be stored, or can", more)
+		}
+		if n := len(w.lines(other + batchA)); n != 21 {
+			t.Errorf("%d lines are stored, want 21", n)
+		}
+	})
+}
+
+// A message can name any text as its batch. It has no plan ever, and no part of it comes into a key.
+func TestWhatIsNoBatchHasItsPlaceWithTheOtherLogs(t *testing.T) {
+	inWard(t, monitoring.ShipperConfig{}, func(t *testing.T, w *ward) {
+		forged := []string{"../" + batchA + "/r-2", strings.Repeat("x", 2000)}
+		for _, id := range forged {
+			w.log.Info("forged", zap.String("batch_id", id))
+		}
+		w.log.Info("of none")
+		after(time.Minute)
+		keys := w.keys()
+		if len(keys) != 3 || keys[0] != other+batch.LogPart(1, 1) {
+			t.Errorf("stored are %q", keys)
+		}
+		for _, key := range keys {
+			if _, id, ok := batch.LogBatch(key); ok || strings.Contains(key, "..") || len(key) > 200 {
+				t.Errorf("%s is a key of batch %q", key, id)
+			}
+		}
+		w.want("lines", w.lines(other), []string{"of none 1", "forged 1", "forged 1"})
+		if w.sink.asked != 0 {
+			t.Errorf("the folder of a batch was asked for %d times", w.sink.asked)
+		}
 	})
 }
 
