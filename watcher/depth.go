@@ -33,7 +33,7 @@ func (p *pool) tellAge() {
 		}
 		for _, n := range s.outstanding() {
 			if !s.fresh(n) {
-				ages[name] = max(ages[name], s.clock().Sub(unix(s.sent.Shards[n].At)))
+				ages[name] = max(ages[name], s.clock().Sub(s.waitingSince(n)))
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"spool/monitoring"
 	"spool/storage/batch"
+	"spool/storage/lease"
 	"spool/storage/queue"
 	"spool/watcher"
 )
@@ -84,6 +85,43 @@ func TestMetricsTellOfQueuesWithoutRunners(t *testing.T) {
 		want(420, "spool_last_run_duration_seconds", "pool=default")
 		want(0, "spool_watcher_up")
 	})
+}
+
+func TestAJobThatARunnerLeftWaitsSinceThen(t *testing.T) {
+	for state, name := range map[lease.State]string{lease.Released: "handed over", lease.Held: "killed"} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				reg := prometheus.NewRegistry()
+				wa := w.watcher(func(cfg *watcher.Config) { cfg.Registerer = reg })
+				id := w.upload("in/x.jsonl", lines(1001))
+				waits := func(want time.Duration, when string) {
+					t.Helper()
+					w.scan(wa)
+					got, ok := gauge(t, reg, "spool_queue_oldest_message_age_seconds", "queue=spool-default")
+					if !ok || got != want.Seconds() {
+						t.Errorf("%s the oldest job waits for %v s (there: %t), want %s", when, got, ok, want)
+					}
+				}
+				waits(0, "when it is sent")
+				sleep(10 * time.Minute)
+				w.putLease(id, 0, lease.Held)
+				waits(10*time.Minute, "while nobody works on the second shard")
+				w.work(w.plan(id), 1)
+				sleep(35 * time.Minute)
+				w.putLease(id, 0, lease.Held)
+				waits(0, "while somebody works on the first one")
+				w.putLease(id, 0, state)
+				sleep(6 * time.Minute)
+				waits(6*time.Minute, "after its runner has left")
+				if err := watcher.ForgetSent(t.Context(), w.store); err != nil {
+					t.Fatal(err)
+				}
+				waits(0, "when it is sent again")
+				sleep(time.Minute)
+				waits(time.Minute, "a minute later")
+			})
+		})
+	}
 }
 
 func TestCountersAreThereBeforeTheyCount(t *testing.T) {

@@ -86,6 +86,18 @@ func (s *survey) fresh(shard int) bool {
 	return ok && seen.Fresh(0)
 }
 
+// waitingSince is from when on nobody works on an outstanding shard whose lease is not fresh: it was sent then, or a runner
+// that held it since gave it back or last said that it lives.
+func (s *survey) waitingSince(shard int) time.Time {
+	since := unix(s.sent.Shards[shard].At)
+	if seen, ok := s.leases[shard]; ok {
+		if left := s.now.Add(-seen.Age); left.After(since) {
+			return left
+		}
+	}
+	return since
+}
+
 func (s *survey) runners() int {
 	owners := map[string]bool{}
 	for n, seen := range s.leases {
