@@ -61,7 +61,7 @@ func TestEngineEndsWithItsOwnerHoweverThatDies(t *testing.T) {
 // not ready.
 func TestOwnerThatIsNumberOneReapsWhileAModelLoads(t *testing.T) {
 	owner := exec.Command(os.Args[0])
-	owner.Env = append(owner.Environ(), ownerEnv+"={}", "TMPDIR="+shortDir(t), shellEnv+"=(sleep 1 &); exec sleep 3600")
+	owner.Env = append(owner.Environ(), ownerEnv+"={}", "TMPDIR="+shortDir(t), shellEnv+"=(sleep 60 &); exec sleep 3600")
 	owner.Stderr = t.Output()
 	if err := owner.Start(); err != nil {
 		t.Fatal(err)
@@ -75,7 +75,11 @@ func TestOwnerThatIsNumberOneReapsWhileAModelLoads(t *testing.T) {
 		}
 		return pid
 	}
-	eventually(t, "an orphan", func() bool { return orphan() != 0 })
+	var pid int
+	eventually(t, "an orphan", func() bool { pid = orphan(); return pid != 0 })
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "nothing is left of it", func() bool { return orphan() == 0 })
 }
 

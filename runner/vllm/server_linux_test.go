@@ -147,6 +147,9 @@ func slow() vllmsim.Config {
 	return vllmsim.Config{TokenTime: time.Minute, KeepAlive: time.Hour}
 }
 
+// stallLimit of tests leaves a busy machine the time to see what it is about, before it is over.
+const stallLimit = 3 * time.Second
+
 func instant() vllmsim.Config { return vllmsim.Config{Instant: true, KeepAlive: time.Hour} }
 
 func TestServerStartsAndStopsAnEngine(t *testing.T) {
@@ -343,8 +346,9 @@ func TestKilledServerIsADeathAndItsOrphansAreKilled(t *testing.T) {
 }
 
 func TestEngineThatHangsIsKilledAlthoughItIsHealthy(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	cfg := owned(slow())
-	cfg.StallLimit = 500 * time.Millisecond
+	cfg.StallLimit = stallLimit
 	r := run(t, cfg)
 	r.awaitStarts(1)
 	r.fault(vllmsim.Fault{Kind: vllmsim.FaultStall})
@@ -364,8 +368,9 @@ func TestEngineThatHangsIsKilledAlthoughItIsHealthy(t *testing.T) {
 }
 
 func TestStoppedProcessIsAHang(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	cfg := owned(slow())
-	cfg.StallLimit = 500 * time.Millisecond
+	cfg.StallLimit = stallLimit
 	r := run(t, cfg)
 	r.awaitStarts(1)
 	stuck := r.start("a")
@@ -450,7 +455,8 @@ func TestQueueThatOverflowsIsBusy(t *testing.T) {
 }
 
 func TestWhatIsInFlightMayEndWhenRunIsEnded(t *testing.T) {
-	cfg := owned(vllmsim.Config{TokenTime: 10 * time.Millisecond, Lengths: []int{50}, KeepAlive: time.Hour})
+	t.Parallel() // it waits most of the time
+	cfg := owned(vllmsim.Config{TokenTime: 10 * time.Millisecond, Lengths: []int{300}, KeepAlive: time.Hour})
 	cfg.ShutdownTimeout = time.Minute
 	r := run(t, cfg)
 	r.awaitStarts(1)
@@ -459,7 +465,7 @@ func TestWhatIsInFlightMayEndWhenRunIsEnded(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Error(err)
 	}
-	if a := <-inFlight; a.Outcome != OK || a.Usage.Output != 50 {
+	if a := <-inFlight; a.Outcome != OK || a.Usage.Output != 300 {
 		t.Errorf("%v %s %+v, want a whole answer", a.Outcome, a.Code, a.Usage)
 	}
 }
@@ -467,7 +473,8 @@ func TestWhatIsInFlightMayEndWhenRunIsEnded(t *testing.T) {
 // TestRequestThatComesTooLateSpoilsNoDrain: it had the engine before the end was known, and meets a server that writes
 // its last answers and does not listen any more.
 func TestRequestThatComesTooLateSpoilsNoDrain(t *testing.T) {
-	cfg := owned(vllmsim.Config{TokenTime: 20 * time.Millisecond, Lengths: []int{100}, KeepAlive: time.Hour})
+	t.Parallel() // it waits most of the time
+	cfg := owned(vllmsim.Config{TokenTime: 20 * time.Millisecond, Lengths: []int{200}, KeepAlive: time.Hour})
 	cfg.ShutdownTimeout = time.Minute
 	r := run(t, cfg)
 	r.awaitStarts(1)
@@ -477,14 +484,14 @@ func TestRequestThatComesTooLateSpoilsNoDrain(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- r.stop() }()
 	eventually(t, "it is to end", l.stopping.Load)
-	if err := os.Remove(filepath.Join(l.dir, socketName)); err != nil {
+	if err := os.Remove(filepath.Join(l.dir, socketName)); err != nil && !errors.Is(err, os.ErrNotExist) { // all may be over already
 		t.Fatal(err)
 	}
 	l.client.Close() // connections that rest
 	if a := l.do(t.Context(), ask("late")); a.Code != codeRefused || a.Died {
 		t.Errorf("late: %s, died %v, %v", a.Code, a.Died, a.Err)
 	}
-	if a := <-inFlight; a.Outcome != OK || a.Usage.Output != 100 {
+	if a := <-inFlight; a.Outcome != OK || a.Usage.Output != 200 {
 		t.Errorf("%v %s %+v, want a whole answer", a.Outcome, a.Code, a.Usage)
 	}
 	if err := <-ended; err != nil {
@@ -493,8 +500,9 @@ func TestRequestThatComesTooLateSpoilsNoDrain(t *testing.T) {
 }
 
 func TestCountersOutliveTheEngine(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	cfg := owned(vllmsim.Config{Instant: true, Lengths: []int{10}, KeepAlive: time.Hour})
-	cfg.StallLimit = 100 * time.Millisecond // looks come 25 ms apart
+	cfg.StallLimit = stallLimit // looks come a quarter of it apart
 	r := run(t, cfg)
 	generated := func() float64 { return r.Stats().Counters.GenerationTokens }
 	for i := range 3 {
