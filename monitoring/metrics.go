@@ -58,7 +58,7 @@ func jobMetrics() []Metric {
 		{Name: "spool_batch_lines", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"batch_id", "state"},
 			Help: "Lines of open batches, of 50 at most: total, completed, failed."},
 		{Name: "spool_batch_eta_seconds", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"batch_id"},
-			Help: "Time that an open batch will still take: until its last runner ends, at the rate of a runner while it asks."},
+			Help: "Time that an open batch that is not stopped will still take: until its last runner ends, at the rate of a runner while it asks."},
 		{Name: "spool_lines_total", Type: Counter, By: byRunner(), Labels: []string{"status"},
 			Help: "Lines in chunks that this runner committed, ok or error: over all runners, the lines of the output."},
 		{Name: "spool_chunks_total", Type: Counter, By: byRunner(), Labels: []string{"state"},
@@ -161,7 +161,7 @@ func queueMetrics() []Metric {
 		{Name: "spool_queue_messages", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"pool", "queue", "queue_role", "state"},
 			Help: "Messages as SQS counts them: visible, in_flight, delayed; of role jobs or dlq."},
 		{Name: "spool_queue_oldest_message_age_seconds", Type: Gauge, By: byWatcher(), Live: true, Labels: []string{"pool", "queue", "queue_role"},
-			Help: "How long the oldest job that nobody works on waits since it was last sent; 0 if there is none."},
+			Help: "How long the oldest job that nobody works on waits, since it was last sent or a runner left it; 0 if there is none."},
 		{Name: "spool_queue_receives_total", Type: Counter, By: byRunner(), Labels: []string{"queue", "outcome"},
 			Help: "Receives by the runner: message, empty or failed."},
 	}
