@@ -32,6 +32,7 @@ func conform(t *testing.T, l lab) {
 			if why := l.lacks[name]; why != "" {
 				t.Skip(why)
 			}
+			t.Parallel() // some of them wait most of the time
 			ask(t, l)
 		})
 	}
@@ -54,10 +55,10 @@ func send(t *testing.T, q *queue.Queue, messages ...queue.Outgoing) {
 	}
 }
 
-// receiveOne waits for one message.
+// receiveOne waits for one message, 20 s at most.
 func receiveOne(t *testing.T, q *queue.Queue) *queue.Message {
 	t.Helper()
-	got, err := q.Receive(t.Context(), 1, 10*time.Second)
+	got, err := q.Receive(t.Context(), 1, queue.MaxWait)
 	if err != nil || len(got) != 1 {
 		t.Fatalf("got %d messages, %v; want one", len(got), err)
 	}
@@ -283,20 +284,20 @@ func longPoll(t *testing.T, l lab) {
 	}
 	send(t, q, queue.Outgoing{Body: "late", Delay: 2 * time.Second})
 	start = time.Now()
-	if m := receiveOne(t, q); m.Body != "late" || time.Since(start) > 8*time.Second {
-		t.Errorf("got %q after %s, want it when it comes and not at the end of 10 s", m.Body, time.Since(start))
+	if m := receiveOne(t, q); m.Body != "late" || time.Since(start) > 18*time.Second {
+		t.Errorf("got %q after %s, want it when it comes and not at the end of 20 s", m.Body, time.Since(start))
 	}
 }
 
 func delayed(t *testing.T, l lab) {
 	q := l.fresh(t, "delay", queue.Attributes{})
 	start := time.Now()
-	send(t, q, queue.Outgoing{Body: "b", Delay: 2 * time.Second})
+	send(t, q, queue.Outgoing{Body: "b", Delay: 8 * time.Second}) // a busy machine counts it meanwhile
 	if got := counts(t, q); got != (queue.Counts{Delayed: 1}) {
 		t.Errorf("counts %+v, want one delayed", got)
 	}
 	receiveOne(t, q)
-	if got := time.Since(start); got < 1500*time.Millisecond {
-		t.Errorf("delivered after %s, want 2 s", got)
+	if got := time.Since(start); got < 7500*time.Millisecond {
+		t.Errorf("delivered after %s, want 8 s", got)
 	}
 }

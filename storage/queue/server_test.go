@@ -1,21 +1,17 @@
 package queue_test
 
 import (
-	"context"
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"strconv"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"spool/localstack/localtest"
 	"spool/localstack/sqs"
 	"spool/storage/queue"
 )
@@ -48,7 +44,7 @@ func TestOwnServer(t *testing.T) {
 
 func TestMoto(t *testing.T) {
 	keys := credentials.NewStaticCredentialsProvider("id", "secret", "")
-	conform(t, newLab(t, startMoto(t), keys, map[string]string{
+	conform(t, newLab(t, localtest.Moto(t), keys, map[string]string{
 		"extending a deleted message fails": "moto 5 says yes to a receipt of a deleted message",
 	}))
 }
@@ -76,57 +72,4 @@ func newLab(t *testing.T, endpoint string, keys aws.CredentialsProvider, lacks m
 	}
 	raw := awssqs.New(awssqs.Options{BaseEndpoint: aws.String(endpoint), Region: "us-east-1", Credentials: keys, HTTPClient: web})
 	return lab{client, raw, lacks}
-}
-
-// startMoto runs moto's server until the test ends.
-func startMoto(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("moto_server")
-	if err != nil {
-		if os.Getenv("SPOOL_REQUIRE_ALL") == "1" {
-			t.Fatal("moto_server is not installed, and SPOOL_REQUIRE_ALL=1")
-		}
-		t.Skip("moto_server is not installed")
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, path, "-H", "127.0.0.1", "-p", port)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait() // killed
-	})
-	addr := net.JoinHostPort("127.0.0.1", port)
-	waitFor(t, "moto to listen", func() bool {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			return false
-		}
-		return conn.Close() == nil
-	})
-	return "http://" + addr
-}
-
-// waitFor polls until ok, for a minute at most.
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(time.Minute)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited a minute for %s", what)
-		}
-	}
 }
