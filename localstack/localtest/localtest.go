@@ -5,11 +5,13 @@ package localtest
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -130,21 +132,22 @@ func await(t testing.TB, endpoint string, ended <-chan struct{}, out *output) {
 	}
 }
 
-// freePort is a port that was free a moment ago.
+// freePort is a port that was free a moment ago. Servers take seconds to bind theirs, so it is none of those that the kernel
+// gives to whoever asks for any: Linux begins at 32768.
 func freePort(t testing.TB) (host, port string) {
 	t.Helper()
-	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	host = "127.0.0.1"
+	var err error
+	for range 100 {
+		port = strconv.Itoa(10_000 + rand.IntN(22_000))
+		var ln net.Listener
+		if ln, err = new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(host, port)); err == nil {
+			_ = ln.Close()
+			return host, port
+		}
 	}
-	if err := ln.Close(); err != nil {
-		t.Fatal(err)
-	}
-	host, port, err = net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return host, port
+	t.Fatalf("no port is free: %v", err)
+	return "", ""
 }
 
 // moduleRoot is the nearest folder upwards with a go.mod; tests run in the folder of their package.
