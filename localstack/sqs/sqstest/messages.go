@@ -122,13 +122,13 @@ func messageTrace(s *suite) {
 func messageDelayed(s *suite) {
 	url := s.queue()
 	start := time.Now()
-	_, err := s.SendMessage(s.Context(), &sqs.SendMessageInput{QueueUrl: url, MessageBody: aws.String("later"), DelaySeconds: 4})
+	_, err := s.SendMessage(s.Context(), &sqs.SendMessageInput{QueueUrl: url, MessageBody: aws.String("later"), DelaySeconds: 8})
 	s.must(err)
 	s.wantCounts(url, "0/0/1")
 	s.none(url)
 	wantEqual(s, "body", *s.one(url, 20, -1).Body, "later")
-	if took := time.Since(start); took < 3500*time.Millisecond || took > 15*time.Second {
-		s.Errorf("arrived after %s, want 4 s, not the 20 s of the wait", took)
+	if took := time.Since(start); took < 7500*time.Millisecond || took > 19*time.Second {
+		s.Errorf("arrived after %s, want 8 s, not the 20 s of the wait", took)
 	}
 	s.wantCounts(url, "0/1/0")
 }

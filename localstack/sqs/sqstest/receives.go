@@ -98,9 +98,9 @@ func visibilityZero(s *suite) {
 func visibilityExtend(s *suite) {
 	url := s.queue()
 	s.send(url, "x")
-	m := s.one(url, 0, 4)
+	m := s.one(url, 0, 10)
 	s.must(s.change(url, m.ReceiptHandle, 60))
-	wantEqual(s, "messages after the first lease", len(s.receive(url, 5, -1)), 0)
+	wantEqual(s, "messages after the first lease", len(s.receive(url, 11, -1)), 0)
 	s.wantCounts(url, "0/1/0")
 }
 
