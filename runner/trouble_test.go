@@ -133,13 +133,17 @@ func TestAStoreThatHangsDoesNotKeepARunnerFromHandingOver(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() { <-store.hangs; cancel() }()
-	begun := time.Now()
+	told := make(chan time.Time, 1)
+	go func() {
+		<-store.hangs
+		told <- time.Now()
+		cancel()
+	}()
 	if err := w.run(ctx, w.config()); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begun); took > lookTimeout-time.Second {
-		t.Errorf("the runner ended after %s", took)
+	if took := time.Since(<-told); took > lookTimeout-time.Second {
+		t.Errorf("the runner ended %s after it was told to", took)
 	}
 	if c, err := w.fast.Counts(t.Context()); err != nil || c.Visible != 1 || c.InFlight != 0 {
 		t.Errorf("queue has %+v, %v; want the message visible", c, err)
