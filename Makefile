@@ -18,7 +18,7 @@ NVML := CGO_ENABLED=1 CGO_CFLAGS="-O2 -g -Wno-deprecated-declarations" $(GO)
 # the race detector, whatever processor they fire on: two at once crash it (golang/go#78156). So bubbles get one processor there.
 BUBBLES  = $(shell $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' $(PKG) | awk '/testing.synctest/ { print $$1 }')
 STRAIGHT = $(filter-out $(BUBBLES),$(shell $(GO) list $(PKG)))
-RACE     = $(if $(STRAIGHT),$(GO) test -race $(1) $(STRAIGHT)) $(if $(BUBBLES),$(if $(STRAIGHT),&&) $(GO) test -race -cpu 1 $(1) $(BUBBLES))
+RACE     = $(GO) list $(PKG) >/dev/null $(if $(STRAIGHT),&& $(GO) test -race $(1) $(STRAIGHT)) $(if $(BUBBLES),&& $(GO) test -race -cpu 1 $(1) $(BUBBLES))
 
 .DEFAULT_GOAL := help
 
