@@ -54,6 +54,7 @@ type Runner struct {
 	plans    map[string]*batch.Plan
 	active   int       // messages at work
 	lastWork time.Time // when one ended
+	fastLook time.Time // when the fast lane last had no message
 	failures int       // in a row
 
 	gpusRead time.Time // the last reading of GPUs that was looked at; of the goroutine of countPhases
@@ -181,7 +182,9 @@ func (l lane) run(intake context.Context, endIntake func(error), start func(job)
 		case m != nil:
 			start(job{queue: l.queue, fast: l.fast, message: m, fed: leave})
 			continue
-		case !l.fast && l.idle():
+		case l.fast:
+			l.foundNone()
+		case l.idle():
 			endIntake(err)
 		}
 		leave()
@@ -222,10 +225,19 @@ func (l lane) giveBack(ctx context.Context, m *queue.Message) {
 	}
 }
 
+// foundNone notes that the fast lane has asked for a message in vain.
+func (r *Runner) foundNone() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fastLook = time.Now()
+}
+
+// idle reports whether there is nothing to do: the main lane, which asks, has no message, and the fast one had none since the
+// last work.
 func (r *Runner) idle() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.active == 0 && time.Since(r.lastWork) > r.cfg.Idle
+	return r.active == 0 && time.Since(r.lastWork) > r.cfg.Idle && !r.fastLook.Before(r.lastWork)
 }
 
 func (r *Runner) began() {

@@ -17,6 +17,7 @@ import (
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/lease"
+	"spool/storage/queue"
 )
 
 // started runs a runner beside the test; ended gives what Run returns.
@@ -524,5 +525,28 @@ func TestEveryEngineMustHaveTheModel(t *testing.T) {
 		if n := len(e.log()) + len(other.log()); n != 0 {
 			t.Errorf("%d lines were asked", n)
 		}
+	})
+}
+
+// lateQueue answers late.
+type lateQueue struct {
+	Queue
+	late time.Duration
+}
+
+func (q lateQueue) Receive(ctx context.Context, n int, wait time.Duration) ([]*queue.Message, error) {
+	time.Sleep(q.late)
+	return q.Queue.Receive(ctx, n, wait)
+}
+
+func TestARunnerThatHasNotHeardFromTheFastLaneIsNotIdle(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		plan := w.batch(3, 10) // one chunk: the fast lane's
+		cfg := w.defaults(e)
+		cfg.Fast, cfg.Idle, cfg.Poll = lateQueue{cfg.Fast, 4 * time.Second}, time.Second, time.Second
+		if err := w.run(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		w.wantAll(plan, 1, 3)
 	})
 }
