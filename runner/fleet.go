@@ -128,7 +128,7 @@ func (f *fleet) serve(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return err
 	case ok && failed.Permanent:
-		f.refuse(&causeError{batch.Cause{Code: string(failed.Cause), Message: failed.Error()}})
+		f.refuse(&causeError{batch.Cause{Code: string(failed.Cause), Message: failed.Error()}, failed})
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrEngineDown, err)

@@ -286,7 +286,11 @@ func (r *Runner) verdict(ctx context.Context, l *lease.Lease, err error) (fate, 
 // noteCause leaves the reason in the lease, where the watcher counts them.
 func (r *Runner) noteCause(ctx context.Context, l *lease.Lease, c batch.Cause) error {
 	c.Runner, c.At = r.cfg.Name, time.Now().Unix()
-	return changeNotes(ctx, l, func(n *batch.LeaseNotes) { n.Causes = append(n.Causes, c) })
+	notes, err := changedNotes(l, func(n *batch.LeaseNotes) { n.Causes = append(n.Causes, c) })
+	if err != nil {
+		return err
+	}
+	return l.SetNotes(ctx, notes)
 }
 
 // plan reads a plan, or remembers it: a runner often holds several shards of a batch.

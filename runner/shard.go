@@ -69,7 +69,12 @@ var (
 )
 
 // causeError says that this runner cannot work on the batch.
-type causeError struct{ batch.Cause }
+type causeError struct {
+	batch.Cause
+	why error // nil if Cause says all
+}
+
+func (e *causeError) Unwrap() error { return e.why }
 
 func (e *causeError) Error() string { return e.Code + ": " + e.Message }
 
@@ -152,6 +157,9 @@ func (s *shard) answer(ctx, handOver context.Context) (*batch.Stop, error) {
 		err = commitErr
 	}
 	s.settle()
+	if err != nil {
+		err = errors.Join(err, s.strikes.keep(s.lease))
+	}
 	return stop, err
 }
 
@@ -272,7 +280,7 @@ func (s *shard) checkModels(ctx context.Context) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	return &causeError{batch.Cause{
+	return &causeError{Cause: batch.Cause{
 		Code:    vllm.CodeModelNotFound,
 		Message: fmt.Sprintf("an engine lacks %s; served are: %s", strings.Join(missing, ", "), strings.Join(served, ", ")),
 	}}

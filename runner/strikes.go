@@ -101,14 +101,31 @@ func (s *strikes) of(line int64) int {
 // write stores the strikes in the lease, where a successor finds them. A failure is no reason to stop: the
 // lease writes them with its next renewal.
 func (s *strikes) write(ctx context.Context, l *lease.Lease, log *zap.Logger) {
-	s.mu.Lock()
-	now := maps.Clone(s.byLine)
-	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	if err := changeNotes(ctx, l, func(n *batch.LeaseNotes) { n.Strikes = now }); err != nil {
+	notes, err := s.noted(l)
+	if err == nil {
+		err = l.SetNotes(ctx, notes)
+	}
+	if err != nil {
 		log.Warn("strikes could not be written", zap.String("event", "strikes_failed"), zap.Error(err))
 	}
+}
+
+// keep has the release of the lease write the strikes that write did not come to, or could not.
+func (s *strikes) keep(l *lease.Lease) error {
+	notes, err := s.noted(l)
+	if err != nil {
+		return err
+	}
+	return l.KeepNotes(notes)
+}
+
+// noted gives the lease's notes with the strikes.
+func (s *strikes) noted(l *lease.Lease) (json.RawMessage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return changedNotes(l, func(n *batch.LeaseNotes) { n.Strikes = maps.Clone(s.byLine) })
 }
 
 // readNotes gives the notes in a lease, none if they are not readable: then they are of no use to anybody.
@@ -120,13 +137,13 @@ func readNotes(l *lease.Lease) batch.LeaseNotes {
 	return notes
 }
 
-// changeNotes works on a lease that nobody else of this process changes at the same time.
-func changeNotes(ctx context.Context, l *lease.Lease, change func(*batch.LeaseNotes)) error {
+// changedNotes gives the notes of a lease with a change. Nobody else of this process may change them at the same time.
+func changedNotes(l *lease.Lease, change func(*batch.LeaseNotes)) (json.RawMessage, error) {
 	notes := readNotes(l)
 	change(&notes)
 	raw, err := json.Marshal(notes)
 	if err != nil {
-		return fmt.Errorf("encode notes of lease: %w", err)
+		return nil, fmt.Errorf("encode notes of lease: %w", err)
 	}
-	return l.SetNotes(ctx, raw)
+	return raw, nil
 }

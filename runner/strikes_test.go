@@ -17,6 +17,7 @@ import (
 	"spool/runner/vllm"
 	"spool/storage/batch"
 	"spool/storage/lease"
+	"spool/storage/memstore"
 )
 
 // poison is what kills the engines that get one of its lines, a moment later, with all that is in flight.
@@ -294,6 +295,33 @@ func TestSuccessorKnowsTheSuspects(t *testing.T) {
 		}
 		p.wantIsolated(t, 50)
 		w.wantCrashed(plan, 100, 50)
+	})
+}
+
+// A runner that hands over right after a death comes to no more writes of its own.
+func TestStrikesThatWereNotWrittenAreReleasedWithTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New(memstore.Options{})
+		_, l, err := lease.Acquire(t.Context(), lease.Config{Bucket: store, Key: "lease", Owner: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.SetNotes(t.Context(), json.RawMessage(`{"causes":[{"code":"model_not_found"}]}`)); err != nil {
+			t.Fatal(err)
+		}
+		s := newStrikes(map[int64]int{3: 1})
+		s.add(50, 2)
+		if err := s.keep(l); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		seen, err := lease.Read(t.Context(), store, "lease")
+		var notes batch.LeaseNotes
+		if err != nil || json.Unmarshal(seen.Record.Notes, &notes) != nil || notes.Strikes[3] != 1 || notes.Strikes[50] != 2 || len(notes.Causes) != 1 {
+			t.Errorf("lease %+v, %v; want the strikes beside the cause", seen, err)
+		}
 	})
 }
 

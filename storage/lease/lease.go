@@ -203,13 +203,22 @@ func (l *Lease) Notes() json.RawMessage {
 // notes must be JSON, or nil for none. On an error that is not ErrLost the notes are written with the
 // next renewal that succeeds.
 func (l *Lease) SetNotes(ctx context.Context, notes json.RawMessage) error {
+	if err := l.KeepNotes(notes); err != nil {
+		return err
+	}
+	if err := l.write(ctx, func(*Record) {}); err != nil {
+		return fmt.Errorf("set notes of lease: %w", err)
+	}
+	return nil
+}
+
+// KeepNotes replaces the notes, but asks nobody: the next renewal that succeeds writes them, or Release. notes must be JSON, or
+// nil for none.
+func (l *Lease) KeepNotes(notes json.RawMessage) error {
 	if notes != nil && !json.Valid(notes) {
 		return fmt.Errorf("set notes of lease %q: not JSON", l.cfg.Key)
 	}
-	err := l.write(ctx, func(r *Record) { r.Notes = notes })
-	if err != nil {
-		return fmt.Errorf("set notes of lease: %w", err)
-	}
+	l.update(func(r *Record) { r.Notes = notes })
 	return nil
 }
 
