@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -269,6 +272,8 @@ func TestConfigsThatCannotWork(t *testing.T) {
 		"must not be negative":    {Model: "m", Slots: -1},
 		"times must not":          {Model: "m", StallLimit: -1},
 		"does not fill 4 slots":   {Model: "m", Slots: 4, MaxQueued: 3},
+		"does not fill 16 slots":  {Model: "m", Slots: 4, MaxQueued: 15, Args: []string{"-dp", "4"}},
+		"VLLM_API_KEY":            {Model: "m", Env: []string{"VLLM_API_KEY=secret"}},
 		"is too long":             {Model: "m", Dir: "/" + strings.Repeat("d", 80)},
 		"argument --port":         {Model: "m", Args: []string{"--port=80"}},
 		"argument --max_num_seqs": {Model: "m", Args: []string{"--max_num_seqs", "3"}},
@@ -280,6 +285,47 @@ func TestConfigsThatCannotWork(t *testing.T) {
 	s, err := NewServer(Config{Model: "m"})
 	if err != nil || s.cfg.Slots != 256 || s.cfg.StartLimit != 20*time.Minute || !slices.Equal(s.cfg.ServedNames, []string{"m", "default"}) {
 		t.Errorf("%+v, %v", s.cfg, err)
+	}
+}
+
+func TestOwnEngineAsksForNoKey(t *testing.T) {
+	cfg := Config{Env: []string{"A=1"}}
+	if env := cfg.environment("MARK=m"); !slices.Contains(env, "VLLM_API_KEY=") || !slices.Contains(env, "A=1") || !slices.Contains(env, "MARK=m") {
+		t.Errorf("environment %q", env)
+	}
+}
+
+func TestServerThatTellsNoModelsHasNotStarted(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer srv.Close()
+	client, err := NewClient(srv.URL, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	l := &life{client: client, out: &output{log: zap.NewNop()}}
+	failed, ok := errors.AsType[*StartError](l.introduce(t.Context()))
+	if !ok || failed.Cause != CauseUnknown || !strings.Contains(failed.Detail, "401") {
+		t.Errorf("%+v, want a start that failed, and the status", failed)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.introduce(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want that nobody waits any more", err)
+	}
+}
+
+func TestOnlyAProgramThatIsNotThereIsPermanentlyNotStarted(t *testing.T) {
+	for err, cause := range map[error]Cause{
+		exec.ErrNotFound: CauseCommand, syscall.ENOENT: CauseCommand, syscall.EACCES: CauseCommand, syscall.ENOEXEC: CauseCommand,
+		syscall.EAGAIN: CauseUnknown, syscall.ENOMEM: CauseUnknown, syscall.EMFILE: CauseUnknown,
+	} {
+		failed, ok := errors.AsType[*StartError](notStarted(fmt.Errorf("start vllm: %w", err)))
+		if !ok || failed.Cause != cause || failed.Permanent != (cause == CauseCommand) || failed.Detail != "start vllm: "+err.Error() {
+			t.Errorf("%v: %+v", err, failed)
+		}
 	}
 }
 

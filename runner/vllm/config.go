@@ -33,7 +33,7 @@ type Config struct {
 	LoRA          []LoRA
 	Slots         int      // sequences that run at once, --max-num-seqs: of each rank, with --data-parallel-size in Args; default 256
 	BatchedTokens int      // --max-num-batched-tokens; default vLLM's, which is low for batches: 2048 on most GPUs
-	MaxQueued     int      // --max-num-queued-reqs, where it exists: running and waiting together; default no limit
+	MaxQueued     int      // --max-num-queued-reqs, where it exists: running and waiting together, of all ranks; default no limit
 	Args          []string // more arguments of `vllm serve`; what the fields above set is refused
 	Env           []string // "NAME=value", added to the environment of this process
 
@@ -99,10 +99,15 @@ func (c Config) validate() error {
 		return errors.New("vllm: slots, batched tokens, queue and restarts must not be negative")
 	case min(c.StartLimit, c.ShutdownTimeout, c.StallLimit, c.Span, c.Backoff) < 0:
 		return errors.New("vllm: times must not be negative")
-	case c.MaxQueued > 0 && c.MaxQueued < c.Slots:
-		return fmt.Errorf("vllm: a queue of %d does not fill %d slots: running requests count", c.MaxQueued, c.Slots)
+	case c.MaxQueued > 0 && c.MaxQueued < c.Slots*c.ranks():
+		return fmt.Errorf("vllm: a queue of %d does not fill %d slots: running requests count, of all copies of the model", c.MaxQueued, c.Slots*c.ranks())
 	case len(filepath.Join(c.Dir, socketDirPattern+"0123456789", socketName)) > maxSocketPath:
 		return fmt.Errorf("vllm: folder for sockets: %q is too long, a socket's path holds %d bytes", c.Dir, maxSocketPath)
+	}
+	for _, e := range c.Env {
+		if strings.HasPrefix(e, apiKey) && e != apiKey {
+			return errors.New("vllm: VLLM_API_KEY: requests go through a socket that nobody else can open, and have no key")
+		}
 	}
 	for _, a := range c.Args {
 		name, _, _ := strings.Cut(a, "=")
@@ -161,6 +166,9 @@ func (c Config) arguments(socket string, refused map[string]bool) []string {
 	return append(args, c.Args...)
 }
 
+// apiKey is the variable that makes vLLM ask for a key; it asks for none if that is empty.
+const apiKey = "VLLM_API_KEY="
+
 // environment is what vLLM gets besides that of this process.
 func (c Config) environment(mark string) []string {
 	return append([]string{
@@ -168,6 +176,7 @@ func (c Config) environment(mark string) []string {
 		"VLLM_ENGINE_READY_TIMEOUT_S=" + strconv.Itoa(int(c.StartLimit.Seconds())+1), // its 600 s would end a slow start
 		"VLLM_LOGGING_COLOR=0", "NO_COLOR=1", "PYTHONUNBUFFERED=1",
 		"SPT_NOENV=1", // else setproctitle overwrites the mark
+		apiKey,        // what this process has is for an engine that runs elsewhere
 		mark,
 	}, c.Env...)
 }

@@ -2,12 +2,16 @@ package vllm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -66,9 +70,19 @@ func launch(cfg Config, refused map[string]bool) (*life, error) {
 	l.proc, err = startProcess(cfg.Command[0], cfg.arguments(socket, refused), cfg.environment(mark), mark, l.out)
 	if err != nil {
 		_ = os.Remove(dir)
-		return nil, &StartError{Cause: CauseCommand, Permanent: true, Detail: err.Error()}
+		return nil, notStarted(err)
 	}
 	return l, nil
+}
+
+// notStarted tells a program that is not there, or is none, from a system that has no room for it now.
+func notStarted(err error) error {
+	for _, lasting := range []error{exec.ErrNotFound, fs.ErrNotExist, fs.ErrPermission, syscall.ENOEXEC} {
+		if errors.Is(err, lasting) {
+			return &StartError{Cause: CauseCommand, Permanent: true, Detail: err.Error()}
+		}
+	}
+	return &StartError{Cause: CauseUnknown, Detail: err.Error()}
 }
 
 // fail says that the engine is of no use any more; the first reason counts.
@@ -109,10 +123,13 @@ func (l *life) awaitReady(ctx context.Context) error {
 	}
 }
 
-// introduce asks what the server serves.
+// introduce asks what the server serves. One that is healthy but does not tell has not started.
 func (l *life) introduce(ctx context.Context) (err error) {
-	l.models, err = l.client.Cards(ctx)
 	l.version = l.client.Version(ctx)
+	l.models, err = l.client.Cards(ctx)
+	if err != nil && ctx.Err() == nil {
+		return &StartError{Cause: CauseUnknown, Detail: err.Error(), Log: l.out.last(startErrorLines)}
+	}
 	return err
 }
 
