@@ -184,11 +184,11 @@ func setClients(c *cli.Context, urls []string, cfg *runner.Config) error {
 }
 
 // watchGPUs opens the GPUs that the engine may use, if there are any that this binary can watch. The caller closes the result.
-func watchGPUs(lookupEnv func(string) (string, bool), log *zap.Logger) *gpu.Sampler {
+func watchGPUs(ctx context.Context, lookupEnv func(string) (string, bool), log *zap.Logger) *gpu.Sampler {
 	visible, limited := lookupEnv("CUDA_VISIBLE_DEVICES")
 	s, reason := &gpu.Sampler{}, "CUDA_VISIBLE_DEVICES is empty: none may be used"
 	if visible != "" || !limited {
-		s, reason = gpu.Open(visible)
+		s, reason = gpu.Open(ctx, visible)
 	}
 	if reason != "" {
 		log.Info("GPUs are not fully watched", zap.String("event", "gpus_not_watched"), zap.String("reason", reason))

@@ -128,7 +128,7 @@ func TestNoGPUIsWatchedIfNoneMayBeUsed(t *testing.T) {
 	} {
 		t.Setenv("CUDA_VISIBLE_DEVICES", tc.process)
 		core, logs := observer.New(zap.InfoLevel)
-		s := watchGPUs(engineEnv(engineContext(t, strings.Fields(tc.args)...), tc.pool), zap.New(core))
+		s := watchGPUs(t.Context(), engineEnv(engineContext(t, strings.Fields(tc.args)...), tc.pool), zap.New(core))
 		s.Close()
 		var reasons []string
 		for _, e := range logs.All() {

@@ -11,6 +11,7 @@ import (
 
 	"spool/runner"
 	"spool/runner/gpu"
+	"spool/runner/vllm"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/queue"
@@ -32,7 +33,9 @@ func TestErrorsHaveTheirExitCodes(t *testing.T) {
 		"usage":             {fmt.Errorf("read: %w", usagef("what?")), exitUsage, ""},
 		"engine down":       {elsewhere(runner.ErrEngineDown), exitInternal, "--engine-url"},
 		"GPU unfit":         {elsewhere(fmt.Errorf("run: %w", &gpu.UnfitError{XID: 79, Cause: "XID 79"})), exitGPU, "give this machine up"},
-		"wrong model":       {elsewhere(fmt.Errorf("x: %w", runner.ErrElsewhere)), exitInternal, "model"},
+		"no start": {elsewhere(fmt.Errorf("%w: %w", runner.ErrElsewhere, &vllm.StartError{Cause: vllm.CauseDevice})), exitInternal,
+			"docs/ENGINE.md says what to do about no_device"},
+		"wrong model": {elsewhere(fmt.Errorf("x: %w", runner.ErrElsewhere)), exitInternal, "model"},
 	} {
 		f := explain(c.err)
 		if f.code != c.want || !strings.Contains(f.hint, c.hint) || c.hint == "" && f.hint != "" {

@@ -14,6 +14,7 @@ import (
 	"spool/monitoring"
 	"spool/runner"
 	"spool/runner/gpu"
+	"spool/runner/vllm"
 	"spool/storage/finalize"
 	"spool/storage/lease"
 	"spool/storage/queue"
@@ -70,7 +71,7 @@ func (p *program) run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	gpus := watchGPUs(engineEnv(c, pool), log)
+	gpus := watchGPUs(c.Context, engineEnv(c, pool), log)
 	defer gpus.Close()
 	cfg, err := p.runnerConfig(c, name, pool, gpus, reg, calls, log)
 	if err != nil {
@@ -104,6 +105,9 @@ func trade(slots int) {
 
 // elsewhere gives advice where another runner may do better.
 func elsewhere(err error) error {
+	if failed, ok := errors.AsType[*vllm.StartError](err); ok {
+		return failf(exitInternal, "docs/ENGINE.md says what to do about "+string(failed.Cause)+"; the log has the last lines of vLLM", "%w", err)
+	}
 	switch {
 	case errors.Is(err, runner.ErrEngineDown):
 		return failf(exitInternal, "check --engine-url or --model, and the log of the engine", "%w", err)

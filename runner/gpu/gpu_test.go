@@ -82,7 +82,7 @@ func after(s *Sampler, n int) []Sample {
 func TestDriverThatDoesNotStartIsNotWaitedForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, answer, start := newFake([]raw{{}}), make(chan struct{}), time.Now()
-		s, reason := openWithin(func() (source, error) { <-answer; return f, nil })
+		s, reason := openWithin(t.Context(), func() (source, error) { <-answer; return f, nil })
 		if took := time.Since(start); took != time.Minute || reason != "the driver did not answer within 1m0s" || s.Samples() != nil {
 			t.Errorf("%d GPUs after %v: %q", len(s.Samples()), took, reason)
 		}
@@ -95,13 +95,25 @@ func TestDriverThatDoesNotStartIsNotWaitedForLong(t *testing.T) {
 	})
 }
 
+func TestOpenEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		answer := make(chan struct{})
+		if _, reason := openWithin(ctx, func() (source, error) { <-answer; return newFake(), nil }); reason != "the driver did not answer within 3s" {
+			t.Errorf("reason %q", reason)
+		}
+		close(answer)
+	})
+}
+
 func TestOpen(t *testing.T) {
 	f := newFake([]raw{{}})
 	f.blind = "no events"
-	if s, reason := openWithin(func() (source, error) { return f, nil }); reason != "no events" || len(s.Samples()) != 1 {
+	if s, reason := openWithin(t.Context(), func() (source, error) { return f, nil }); reason != "no events" || len(s.Samples()) != 1 {
 		t.Errorf("%d GPUs: %q, want 1 and what is not seen", len(s.Samples()), reason)
 	}
-	if s, reason := openWithin(func() (source, error) { return nil, errors.New("no driver") }); reason != "no driver" || s.Samples() != nil {
+	if s, reason := openWithin(t.Context(), func() (source, error) { return nil, errors.New("no driver") }); reason != "no driver" || s.Samples() != nil {
 		t.Errorf("%d GPUs: %q, want none and why", len(s.Samples()), reason)
 	}
 }
@@ -509,7 +521,7 @@ func TestNewSamplerSaysWhatItHas(t *testing.T) {
 
 // TestNoGPUs: on a machine without GPUs, and without the tag on any.
 func TestNoGPUs(t *testing.T) {
-	s, reason := Open("")
+	s, reason := Open(t.Context(), "")
 	defer s.Close()
 	if s.Samples() != nil {
 		t.Skip("this machine has GPUs")

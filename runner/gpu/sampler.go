@@ -62,19 +62,19 @@ type Sampler struct {
 	failures int
 }
 
-// Open looks for GPUs, for openLimit at most. The Sampler can always be used and must be closed; the reason is empty, or says
+// Open looks for GPUs, for openLimit at most, or until ctx ends. The Sampler can always be used and must be closed; the reason is empty, or says
 // for a log line why there are no GPUs, or what of them is not seen.
 //
 // If visible is not empty, only these GPUs are watched: it is a list as in CUDA_VISIBLE_DEVICES, of indexes and UUIDs, which
 // may be abbreviated, and ends before the first that is not there. Indexes are taken in the order of the PCI bus: CUDA's own,
 // if the GPUs are of one kind or CUDA_DEVICE_ORDER is PCI_BUS_ID.
 // (https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars)
-func Open(visible string) (s *Sampler, reason string) {
-	return openWithin(func() (source, error) { return open(visible) })
+func Open(ctx context.Context, visible string) (s *Sampler, reason string) {
+	return openWithin(ctx, func() (source, error) { return open(visible) })
 }
 
-// openWithin calls open, and leaves it alone when openLimit has passed; a driver that answers later is closed.
-func openWithin(open func() (source, error)) (*Sampler, string) {
+// openWithin calls open, and leaves it alone when openLimit has passed or ctx has ended; a driver that answers later is closed.
+func openWithin(ctx context.Context, open func() (source, error)) (*Sampler, string) {
 	opened := make(chan source)
 	failed := make(chan error, 1)
 	late := make(chan struct{})
@@ -90,16 +90,17 @@ func openWithin(open func() (source, error)) (*Sampler, string) {
 			src.close()
 		}
 	}()
-	limit := time.NewTimer(openLimit)
-	defer limit.Stop()
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, openLimit)
+	defer cancel()
 	select {
 	case src := <-opened:
 		return newSampler(src)
 	case err := <-failed:
 		return &Sampler{}, err.Error()
-	case <-limit.C:
+	case <-ctx.Done():
 		close(late)
-		return &Sampler{}, fmt.Sprintf("the driver did not answer within %v", openLimit)
+		return &Sampler{}, fmt.Sprintf("the driver did not answer within %v", time.Since(begun).Round(time.Second))
 	}
 }
 
