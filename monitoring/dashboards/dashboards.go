@@ -106,6 +106,12 @@ func quantile(part, by, histogram, matchers string) string {
 		part, native, histogram, matchers, classic)
 }
 
+// inRange is by how much a counter of each process rose in the range, exactly. The series of a process only rises: its highest
+// value counts, less the highest of the hour before the range. One that is not there then began with the process, at 0.
+func inRange(counter string) string {
+	return fmt.Sprintf("(max_over_time(%s§T) - (max_over_time(%[1]s[1h] offset $__range) or 0 * max_over_time(%[1]s§T)))", counter)
+}
+
 // one is a panel of one expression.
 func one(kind Kind, title, unit, about, expr, legend string) Panel {
 	return Panel{Title: title, About: about, Unit: unit, Kind: kind, Queries: []Query{q(expr, legend)}}

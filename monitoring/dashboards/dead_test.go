@@ -77,7 +77,7 @@ func ruleTest(pushed string, asked []string, want int) string {
 // labelsOf gives every combination of values that expressions may ask for.
 func labelsOf(names []string) []string {
 	values := map[string][]string{
-		"state": {"total", "completed", "visible", "running"}, "queue_role": {"jobs", "dlq"}, "gpu": {"0", "1"},
+		"state": {"total", "completed", "visible", "running"}, "queue_role": {"jobs", "dlq"}, "gpu": {"0", "1"}, "status": {"ok", "error"},
 	}
 	list := []string{""}
 	for _, name := range names {

@@ -15,7 +15,7 @@ func gpuNow() []Panel {
 		one(Stat, "Hottest", "celsius", "Highest temperature of any GPU now.", "max(spool_gpu_temperature_celsius{§R}§RUNS)", "now").needs(NeedsGPU).red(85),
 		one(Stat, "Memory", ratio, "Allocated part.", "sum(spool_gpu_memory_used_bytes{§R}§RUNS) / sum(spool_gpu_memory_total_bytes{§R}§RUNS)", "used").needs(NeedsGPU),
 		one(Stat, "Power", "watt", "Of all GPUs.", "sum(rate(spool_gpu_energy_joules_total{§R}§W))", "watts").needs(NeedsGPU),
-		one(Stat, "XIDs", count, "Errors that the driver reported, in the range.", "sum(max_over_time(spool_gpu_xid_errors_total{§R}§T)) or vector(0)", "errors").red(1),
+		one(Stat, "XIDs", count, "Errors that the driver reported, in the range.", "sum"+inRange("spool_gpu_xid_errors_total{§R}")+" or vector(0)", "errors").red(1),
 	}
 }
 
@@ -34,8 +34,8 @@ func gpuGPUs() []Panel {
 			`1000 * sum(rate(spool_gpu_energy_joules_total{§R}§W)) / sum(rate(spool_tokens_total{type="output", §R}§W))`, "J/1k tokens"),
 		one(Lines, "Clock throttling", ratio, "Part of the time with lower clocks than possible; sw_power_cap alone is usual under load.",
 			"sum by (instance, gpu, reason) (rate(spool_gpu_clock_throttle_seconds_total{§R}§W))", "{{instance}} {{gpu}} {{reason}}"),
-		one(Table, "XID errors", count, "By number, in the range.", "sum by (instance, gpu, xid) (max_over_time(spool_gpu_xid_errors_total{§R}§T))", "errors"),
-		one(Table, "ECC errors", count, "Of memory, in the range.", "sum by (instance, gpu, type) (max_over_time(spool_gpu_ecc_errors_total{§R}§T))", "errors"),
+		one(Table, "XID errors", count, "By number, in the range.", "sum by (instance, gpu, xid) "+inRange("spool_gpu_xid_errors_total{§R}")+" > 0", "errors"),
+		one(Table, "ECC errors", count, "Of memory, in the range.", "sum by (instance, gpu, type) "+inRange("spool_gpu_ecc_errors_total{§R}"), "errors"),
 		one(Lines, "Idle GPUs", count, "GPU seconds a second in which nothing ran: how many GPUs are paid for nothing.",
 			"sum(rate(spool_runner_idle_gpu_seconds_total{§R}§W))", "GPUs"),
 	}

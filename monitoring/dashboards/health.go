@@ -9,14 +9,15 @@ func systemHealth() Board {
 
 func healthProcesses() []Panel {
 	return []Panel{
-		one(Stat, "Runners ended", count, "In the range, by why.", "count by (reason) (max_over_time(spool_runner_end_timestamp_seconds{§R}§T))", "{{reason}}"),
+		one(Stat, "Runners ended", count, "In the range, by why.",
+			"count by (reason) (max_over_time(spool_runner_end_timestamp_seconds{§R}§T) unless max_over_time(spool_runner_end_timestamp_seconds[1h] offset $__range))", "{{reason}}"),
 		one(Stat, "Runners lost", count, "Silent, and did not say that they end.",
 			`count((time() - push_time_seconds{job="spool-runner", §R} > 90) and on (job, instance) spool_runner_up == 1) or vector(0)`, "lost").red(1),
 		one(Table, "Alerts", count, "Those that fire or are about to.", "max by (alertname, alertstate, severity) (ALERTS)", ""),
 		one(Table, "Runners", count, "What they are.", "max by (instance, version, pool, engine_version, gpu_name) (spool_runner_info{§R})", ""),
 		one(Table, "Age", seconds, "Since the runner started.", "time() - max by (instance) (spool_runner_start_timestamp_seconds{§R}§RUNS)", "age"),
 		one(Table, "Last push", seconds, "Since a runner or watcher last pushed.", `time() - push_time_seconds{job=~"spool-.+"}`, "last push"),
-		one(Lines, "Last progress", seconds, "Since the runner got a result, or took up work.", "time() - max by (instance) (spool_runner_last_progress_timestamp_seconds{§R}§RUNS)", "{{instance}}").red(600),
+		one(Lines, "Last progress", seconds, "Since the runner got a result or took up work, an engine came up, or it finalised a batch.", "time() - max by (instance) (spool_runner_last_progress_timestamp_seconds{§R}§RUNS)", "{{instance}}").red(600),
 		one(Timeline, "Runners up", count, "1 while they work, 0 when they have ended in order; nothing 90 s after the last push.", "max by (instance) (spool_runner_up{§R}§RUNS)", "{{instance}}"),
 	}
 }
