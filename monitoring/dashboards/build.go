@@ -41,8 +41,8 @@ func (b Board) JSON() ([]byte, error) {
 		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Prometheus").Type("prometheus")).
 		Link(dashboard.NewDashboardLinkBuilder("spool").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"spool"}).
 			Icon("dashboard").Tooltip("The other dashboards of spool").KeepTime(true).IncludeVars(true)).
-		Annotation(annotation("Batches ended", "green", `sum by (outcome) (changes(spool_watcher_batches_total[1m])) > 0`)).
-		Annotation(annotation("XID", "red", `sum by (gpu, xid) (changes(spool_gpu_xid_errors_total[1m])) > 0`))
+		Annotation(annotation("Batches ended", "green", risen("spool_watcher_batches_total", "outcome"))).
+		Annotation(annotation("XID", "red", risen("spool_gpu_xid_errors_total", "gpu, xid")))
 	for _, v := range Variables() {
 		d.WithVariable(v.builder())
 	}
@@ -142,6 +142,13 @@ func (v Variable) builder() *dashboard.QueryVariableBuilder {
 		Query(dashboard.StringOrMap{String: cog.ToPtr(v.query())}).
 		Refresh(dashboard.VariableRefreshOnTimeRangeChanged).Sort(dashboard.VariableSortAlphabeticalAsc).
 		Multi(true).IncludeAll(true).AllValue(".*")
+}
+
+// risen marks where a counter rose in the last minute, which is the step of annotations: changes() would miss what came between
+// the last sample of one minute and the first of the next. A series that begins rose, too: the first XID of a number is the first
+// value of its series. One that was there in the hour before was not scraped for a while, and did not begin.
+func risen(counter, by string) string {
+	return fmt.Sprintf("sum by (%s) (%s > max_over_time(%[2]s[1h] offset 1m) or (%[2]s > 0 unless max_over_time(%[2]s[1h] offset 1m)))", by, counter)
 }
 
 func annotation(name, color, expr string) *dashboard.AnnotationQueryBuilder {
