@@ -149,6 +149,16 @@ func (p *prometheus) last(expr string) float64 {
 	return f
 }
 
+// number is last, but waits until there is one: after a scrape that took more than a second there is none until the next.
+func (p *prometheus) number(expr string) (v float64) {
+	p.t.Helper()
+	(&stack{t: p.t}).until("Prometheus has a number for "+expr, func() bool {
+		v = p.last(expr)
+		return !math.IsNaN(v)
+	})
+	return v
+}
+
 // expand puts what Grafana would: a range that covers the test, and any runner, model and pool.
 func expand(expr string) string {
 	expr = strings.NewReplacer("$__rate_interval", "30s", "$__range", "1h").Replace(expr)
@@ -179,7 +189,7 @@ func TestDashboardsShowARun(t *testing.T) {
 	if err := os.Chmod(vllm, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	runner := s.start("run", "run", "--model", "default", "--vllm", vllm, "--slots", "4", "--pushgateway", gateway, "--idle", "2s")
+	runner := s.start("run", "run", "--model", "default", "--vllm", vllm, "--slots", "4", "--pushgateway", gateway, "--idle", "5s")
 	b := s.wait("in/x.jsonl", 1)[0]
 	if code := runner.ended(t); code != 0 || b.RequestCounts.Completed != 400 || b.RequestCounts.Failed != 2 {
 		t.Fatalf("the runner ended with %d, the batch with %+v", code, b.RequestCounts)

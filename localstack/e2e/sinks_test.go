@@ -167,7 +167,8 @@ func TestBrokenSinksStopNeitherWorkNorExit(t *testing.T) {
 			good := requests("sink", 400, 20)
 			input := append(good[:len(good):len(good)], refused("r-1"), refused("r-2"))
 			p.put(p.write("sink.jsonl", input...), "in/sink.jsonl", nil)
-			runner := p.runner(p.engine("--time-scale", "0.1"), "--idle", "2s")
+			p.openBatch("in/sink.jsonl")
+			runner := p.runner(p.engine("--time-scale", "0.1"), "--idle", "5s")
 			done := p.wait("in/sink.jsonl", 1)[0]
 			wantRight(t, vllmsim.Config{}, []byte(strings.Join(good, "\n")), p.lines(done.OutputFileID))
 			if want := (batch.RequestCounts{Total: 402, Completed: 400, Failed: 2}); done.RequestCounts != want {
@@ -306,8 +307,9 @@ func TestSentryIsToldOnceABatchStageAndKind(t *testing.T) {
 		input = append(input, fmt.Sprintf(`{"custom_id":"c-%d","method":"POST","url":"/v1/chat/completions","body":{"model":"default","messages":[{"role":"user","content":%q}]}}`, i, text))
 	}
 	s.put(s.write("plan.jsonl", input...), "in/plan.jsonl", nil)
+	s.openBatch("in/plan.jsonl")
 	engine := echo(t)
-	if code := s.start("run", "run", "--engine-url", engine, "--idle", "1s").ended(t); code != 0 {
+	if code := s.start("run", "run", "--engine-url", engine, "--idle", "10s").ended(t); code != 0 {
 		t.Fatalf("the runner ended with %d", code)
 	}
 	done := s.wait("in/plan.jsonl", 1)[0]
