@@ -28,7 +28,7 @@ func manyAnswers(t *testing.T, s *shard, c *chunk, lines int) []byte {
 		c.add(&answers[i], batch.Usage{OutputTokens: 1})
 		c.add(&answers[i], batch.Usage{OutputTokens: 1}) // dropped
 		if n%7 == 0 {
-			if err := s.writeSegments(t.Context()); err != nil {
+			if err := s.writeSegments(t.Context(), false); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -92,7 +92,7 @@ func TestSegmentsHoldEachAnswerOnce(t *testing.T) {
 	}
 	s, c := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
 	manyAnswers(t, s, c, 60)
-	if err := s.writeSegments(t.Context()); err != nil {
+	if err := s.writeSegments(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if n := w.segmentLines(plan, 0, 1); n != 60 {
@@ -112,7 +112,7 @@ func TestSegmentsAreOfAboutAPart(t *testing.T) {
 	for line := int64(9); line > 0; line-- {
 		c.add(&batch.Answer{Batch: c.batch, Line: line, CustomID: "c", Status: 200, Body: body}, batch.Usage{})
 	}
-	if err := s.writeSegments(t.Context()); err != nil {
+	if err := s.writeSegments(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	n := 0

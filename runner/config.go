@@ -121,7 +121,8 @@ func (downError) Error() string { return "no engine answers" }
 func (downError) ErrorType() string { return vllm.TypeDown }
 
 // ErrElsewhere is returned by Run when this runner cannot work on a batch that another one might: its
-// engine lacks the model, refuses access, or does not start, which is a *vllm.StartError. The shard was handed over.
+// engine lacks the model, refuses access, or does not start, which is a *vllm.StartError. The shard was handed over; if only a
+// model is lacking, what else the runner held it has done.
 var ErrElsewhere = errors.New("this runner cannot work on the batch")
 
 func (c Config) withDefaults() (Config, error) {

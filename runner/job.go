@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"spool/monitoring"
+	"spool/runner/vllm"
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/lease"
@@ -54,7 +55,9 @@ const (
 )
 
 // handle works on one message from receive to its fate.
-func (r *Runner) handle(working, stopping context.Context, j job, stop context.CancelCauseFunc) {
+//
+// stop ends the runner's work, leave its intake.
+func (r *Runner) handle(working, stopping context.Context, j job, stop context.CancelCauseFunc, leave func(error)) {
 	received := time.Now()
 	r.meter.jobs.WithLabelValues("started").Inc()
 	if wait := received.Sub(j.message.Sent); j.message.ReceiveCount == 1 && !j.message.Sent.IsZero() {
@@ -82,6 +85,8 @@ func (r *Runner) handle(working, stopping context.Context, j job, stop context.C
 
 	var cause *causeError
 	switch {
+	case errors.As(err, &cause) && cause.Code == vllm.CodeModelNotFound: // other batches may be well
+		leave(fmt.Errorf("%w: %w", ErrElsewhere, err))
 	case errors.As(err, &cause):
 		stop(fmt.Errorf("%w: %w", ErrElsewhere, err))
 	case storage.Temporary(err): // a store that is out for a while: a loaded model is worth the wait

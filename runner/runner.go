@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -55,6 +56,7 @@ type Runner struct {
 	active   int       // messages at work
 	lastWork time.Time // when one ended
 	fastLook time.Time // when the fast lane last had no message
+	leaving  error     // why no more messages are taken, if that is no end in order
 	failures int       // in a row
 
 	gpusRead time.Time // the last reading of GPUs that was looked at; of the goroutine of countPhases
@@ -127,7 +129,10 @@ func (r *Runner) Run(ctx context.Context) error {
 				shards.Go(func() {
 					defer j.fed()
 					r.began()
-					r.handle(working, stopping, j, stop)
+					r.handle(working, stopping, j, stop, func(err error) {
+						r.leaves(err)
+						endIntake()
+					})
 					r.finished()
 				})
 			})
@@ -141,8 +146,12 @@ func (r *Runner) Run(ctx context.Context) error {
 
 // ended tells why Run ends.
 func (r *Runner) ended(ctx, stopping context.Context, err error) error {
-	if err == nil && ctx.Err() == nil && stopping.Err() != nil {
+	switch {
+	case err != nil || ctx.Err() != nil:
+	case stopping.Err() != nil:
 		err = context.Cause(stopping)
+	default:
+		err = r.leaves(nil)
 	}
 	reason := "idle"
 	switch {
@@ -223,6 +232,14 @@ func (l lane) giveBack(ctx context.Context, m *queue.Message) {
 	if err := l.queue.Extend(ctx, m, 0); err != nil {
 		l.log.Warn("message could not be given back: it comes back by itself", zap.String("event", "give_back_failed"), zap.Error(err))
 	}
+}
+
+// leaves notes why no more messages are taken, and gives the first reason.
+func (r *Runner) leaves(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leaving = cmp.Or(r.leaving, err)
+	return r.leaving
 }
 
 // foundNone notes that the fast lane has asked for a message in vain.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -78,7 +77,7 @@ func (s *shard) readSegment(ctx context.Context, key string) (taken int, err err
 	}
 	for {
 		rec, err := rr.Next()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // a request that broke may wrap it
 			return taken, nil
 		}
 		if err != nil {
@@ -134,7 +133,7 @@ func (s *shard) loadBad(ctx context.Context) error {
 	for {
 		l, err := br.Next()
 		switch {
-		case errors.Is(err, io.EOF) || err == nil && l.Line >= last:
+		case err == io.EOF || err == nil && l.Line >= last: //nolint:errorlint // a request that broke may wrap it
 			return nil
 		case err != nil:
 			return err
@@ -159,13 +158,18 @@ func (s *shard) lineRange() (first, last int64, some bool) {
 
 // save writes what was finished since the last time. A failure is no reason to stop: the lines are
 // tried again with the next segment, and a metric and a warning tell.
-func (s *shard) save(ctx context.Context) {
-	err := s.writeSegments(ctx)
+func (s *shard) save(ctx context.Context, all bool) {
+	ctx, cancel := context.WithTimeout(ctx, segmentTimeout)
+	defer cancel()
+	err := s.writeSegments(ctx, all)
 	s.window.meter.segment(err)
 	if err != nil {
 		s.log.Warn("segment could not be written: a crash would lose finished lines", zap.String("event", "segment_failed"), zap.Error(err))
 	}
 }
+
+// segmentTimeout bounds one time of saving, in which full chunks, strikes and stops wait: it is that of one try of the store.
+const segmentTimeout = 30 * time.Second
 
 // saveTimeout bounds the last segment, which is written while a runner is being stopped.
 const saveTimeout = 5 * time.Second
@@ -174,17 +178,18 @@ const saveTimeout = 5 * time.Second
 func (s *shard) saveLast(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	s.save(ctx)
+	s.save(ctx, true)
 }
 
-// writeSegments saves all that is not saved, in segments of about a part: memory does not grow with the answers.
-func (s *shard) writeSegments(ctx context.Context) error {
+// writeSegments saves what is not saved, in segments of about a part: memory does not grow with the answers. Those that come
+// meanwhile are left for the next time, unless all are wanted because there is none.
+func (s *shard) writeSegments(ctx context.Context, all bool) error {
 	for {
 		taken, size, err := s.unsaved(storage.PartSize)
 		if err != nil || len(taken) == 0 {
 			return err
 		}
-		if err := s.writeSegment(ctx, taken, size); err != nil {
+		if err := s.writeSegment(ctx, taken, size); err != nil || size < storage.PartSize && !all {
 			return err
 		}
 	}

@@ -179,7 +179,7 @@ func (s *shard) tend(ctx, handOver context.Context, commits *errgroup.Group) (*b
 		case number := <-s.stored:
 			s.settled(number)
 		case <-save.C:
-			s.save(brief)
+			s.save(brief, false)
 		case <-look.C:
 			if stop, err := s.lookForStop(brief); err != nil || stop != nil {
 				return stop, err
@@ -299,9 +299,13 @@ func (s *shard) load(ctx context.Context, c *chunk) ([]*task, error) {
 	if err != nil {
 		return nil, err
 	}
+	lines = slices.DeleteFunc(lines, func(l batch.PieceLine) bool { return s.bad[l.Number] })
+	if len(lines) != pc.Requests() {
+		return nil, fmt.Errorf("load chunk %d: %d lines to ask, but the plan has %d", c.number, len(lines), pc.Requests())
+	}
 	var tasks []*task
 	for _, l := range lines {
-		if s.bad[l.Number] || c.has(l.Number) {
+		if c.has(l.Number) {
 			continue
 		}
 		req, problem := checker.Check(jsonl.Line{Bytes: l.Text, Number: l.Number})

@@ -528,6 +528,32 @@ func TestEveryEngineMustHaveTheModel(t *testing.T) {
 	})
 }
 
+// A batch with a misspelled model makes the runner leave, but not the batches that are well.
+func TestARunnerThatLacksAModelEndsWhatItHolds(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world, e *wired) {
+		e.do = takes(time.Minute)
+		healthy := w.planned("in/healthy.jsonl", 20, 10, 1) // one shard
+		typo := w.planned("in/typo.jsonl", 20, 20, 1)
+		typo.Models = []string{"nonesuch"}
+		w.putJSON(batch.PlanKey(typo.Batch), typo)
+		w.send(healthy)
+		_, ended := w.started(t.Context(), w.defaults(e))
+		time.Sleep(90 * time.Second)
+		w.send(typo)
+		err := ended()
+		if !errors.Is(err, ErrElsewhere) || !strings.Contains(err.Error(), "an engine lacks nonesuch; served are: m") {
+			t.Errorf("run: %v", err)
+		}
+		w.wantHandedOver(typo)
+		if res := w.result(healthy); res.Outcome != batch.Completed || res.Completed != 20 {
+			t.Errorf("the other batch: %+v", res)
+		}
+		if n := len(e.log()); n != 20 {
+			t.Errorf("%d requests, want each line asked once", n)
+		}
+	})
+}
+
 // lateQueue answers late.
 type lateQueue struct {
 	Queue

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,16 +53,16 @@ func TestNoSegmentTakesTheNameOfAnother(t *testing.T) {
 
 	s, c := w.answering(plan, &cfg, notes)
 	c.answerFor(1)
-	if err := s.writeSegments(t.Context()); err == nil {
+	if err := s.writeSegments(t.Context(), false); err == nil {
 		t.Fatal("the reply was not lost")
 	}
 	c.answerFor(2)
-	if err := s.writeSegments(t.Context()); err != nil {
+	if err := s.writeSegments(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	s, c = w.answering(plan, &cfg, notes) // the same runner has the shard again
 	c.answerFor(3)
-	if err := s.writeSegments(t.Context()); err != nil {
+	if err := s.writeSegments(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 
@@ -73,6 +74,83 @@ func TestNoSegmentTakesTheNameOfAnother(t *testing.T) {
 		if !c.has(line) {
 			t.Errorf("line %d is in no segment", line)
 		}
+	}
+}
+
+// Of answers that come faster than a store takes segments, one segment is written at a time: there is more to do.
+func TestSavingEndsAlthoughAnswersCome(t *testing.T) {
+	w := newWorld(t)
+	plan := w.batch(10, 10)
+	hook := &storagetest.Hook{Bucket: w.store}
+	w.bucket = hook
+	cfg, err := w.config().withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, c := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
+	c.answerFor(1)
+	line := int64(1)
+	hook.After = func(op, _ string) error {
+		if op == storagetest.OpPut && line < 9 {
+			line++
+			c.answerFor(line)
+		}
+		return nil
+	}
+	for _, saved := range []struct {
+		all   bool
+		lines int
+	}{{false, 1}, {false, 2}, {true, 9}} {
+		if err := s.writeSegments(t.Context(), saved.all); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.segmentLines(plan, 0, 1); n != saved.lines {
+			t.Errorf("%d results are saved, want %d", n, saved.lines)
+		}
+	}
+}
+
+// broken is a bucket whose bodies break, as those do whose connection somebody closes: io.EOF is in the error.
+type broken struct{ storage.Bucket }
+
+func (b broken) Get(ctx context.Context, key string, opt storage.GetOptions) (io.ReadCloser, storage.Object, error) {
+	body, obj, err := b.Bucket.Get(ctx, key, opt)
+	if err != nil {
+		return nil, obj, err
+	}
+	defer body.Close()
+	return io.NopCloser(iotest.ErrReader(&storage.Error{Op: "get", Key: key, Kind: storage.KindUnavailable, Err: io.EOF})), obj, nil
+}
+
+func TestABrokenReadOfBadLinesIsNotTheirEnd(t *testing.T) {
+	w := newWorld(t)
+	plan := w.batch(10, 10, 3, 7)
+	w.bucket = broken{w.store}
+	cfg, err := w.config().withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
+	if err := s.loadBad(t.Context()); storage.KindOf(err) != storage.KindUnavailable {
+		t.Errorf("load bad lines: %v, want unavailable", err)
+	}
+}
+
+func TestAChunkWithMoreLinesThanItsPlanIsNotAsked(t *testing.T) {
+	w := newWorld(t)
+	plan := w.batch(10, 10, 3, 7)
+	cfg, err := w.config().withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, c := w.answering(plan, &cfg, newLedger(&cfg, plan.Batch))
+	s.bad = map[int64]bool{3: true}
+	if _, err := s.load(t.Context(), c); err == nil || err.Error() != "load chunk 0: 9 lines to ask, but the plan has 8" {
+		t.Errorf("load: %v", err)
+	}
+	s.bad[7] = true
+	if tasks, err := s.load(t.Context(), c); err != nil || len(tasks) != 8 {
+		t.Errorf("load: %d lines, %v; want 8", len(tasks), err)
 	}
 }
 
