@@ -262,6 +262,34 @@ func TestAStoppedBatchWaitsForItsRunners(t *testing.T) {
 	})
 }
 
+func TestARunnerIsCountedAsLongAsItsLeaseSays(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		wa := w.watcher()
+		id := w.upload("in/x.jsonl", lines(1))
+		w.scan(wa)
+		w.putJSON(batch.LeaseKey(id, 0), lease.Record{V: 1, Gen: 1, Owner: "r-1", State: lease.Held, TTL: 600})
+		w.queues.fast().lose() // and is not sent again, since somebody works on it
+		for range 11 {
+			sleep(54 * time.Second)
+			w.scan(wa)
+			if got := read[batch.Status](w, batch.StatusKey("in/x.jsonl", id)); got.Runners != 1 {
+				t.Fatalf("status %+v, want 1 runner", got)
+			}
+		}
+		if got := len(w.queues.fast().jobs(t)); got != 1 {
+			t.Errorf("%d messages while the lease was fresh, want 1", got)
+		}
+		sleep(30 * time.Second) // 624 s
+		w.scan(wa)
+		if got := read[batch.Status](w, batch.StatusKey("in/x.jsonl", id)); got.Runners != 0 {
+			t.Errorf("status %+v, want no runner", got)
+		}
+		if got := len(w.queues.fast().jobs(t)); got != 2 {
+			t.Errorf("%d messages after the lease, want 2", got)
+		}
+	})
+}
+
 func TestAStoppedBatchHasNoTimeLeft(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		reg := prometheus.NewRegistry()

@@ -83,7 +83,7 @@ func (s *survey) unstarted() int {
 
 func (s *survey) fresh(shard int) bool {
 	seen, ok := s.leases[shard]
-	return ok && seen.Fresh(0)
+	return ok && seen.Fresh()
 }
 
 // waitingSince is from when on nobody works on an outstanding shard whose lease is not fresh: it was sent then, or a runner

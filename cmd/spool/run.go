@@ -41,7 +41,7 @@ func (p *program) runCommand() *cli.Command {
 			&cli.IntFlag{Name: "slots", Value: 256, Usage: "requests that the engines work on at once, all together; of the runner's own vLLM, each data-parallel rank"},
 			&cli.StringFlag{Name: "pool", Value: watcher.DefaultPool, Usage: "`NAME` of the pool"},
 			&cli.DurationFlag{Name: "idle", Value: time.Minute, Usage: "exit after `TIME` without work"},
-			&cli.DurationFlag{Name: "lease-ttl", Value: lease.DefaultTTL, Usage: "a lease not renewed for `TIME` is stale; the same for all runners of a bucket"},
+			&cli.DurationFlag{Name: "lease-ttl", Value: lease.DefaultTTL, Usage: "this runner's leases are stale when not renewed for `TIME`"},
 			&cli.StringFlag{Name: "scratch", Usage: "`DIR` for the answers of unfinished chunks (default: TMPDIR)"},
 			hourPriceFlag()),
 		Action: p.run,

@@ -103,6 +103,7 @@ func TestFormatShowsEveryMember(t *testing.T) {
 		Owner   string     `json:"owner"`
 		State   string     `json:"state"`
 		Renewed int        `json:"renewed"`
+		TTL     int        `json:"ttl"`
 		Notes   LeaseNotes `json:"notes"`
 	}
 	for heading, typ := range map[string]reflect.Type{

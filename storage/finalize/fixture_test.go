@@ -249,9 +249,14 @@ func (w *world) stop(t testing.TB, b storage.Bucket, outcome, code string) {
 	})
 }
 
-func (w *world) hold(t testing.TB, b storage.Bucket, shard int, state lease.State) {
+// hold puts a lease, perhaps with a TTL in seconds.
+func (w *world) hold(t testing.TB, b storage.Bucket, shard int, state lease.State, ttl ...int64) {
 	t.Helper()
-	putJSON(t, b, batch.LeaseKey(testID, shard), lease.Record{V: 1, Gen: 1, Owner: "r-1", State: state})
+	rec := lease.Record{V: 1, Gen: 1, Owner: "r-1", State: state}
+	if len(ttl) > 0 {
+		rec.TTL = ttl[0]
+	}
+	putJSON(t, b, batch.LeaseKey(testID, shard), rec)
 }
 
 // expect is the text of output.jsonl and errors.jsonl, made from the fates alone. Chunks of which stored says

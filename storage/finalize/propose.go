@@ -105,7 +105,7 @@ func (f *Finalizer) busy(ctx context.Context, plan *batch.Plan, done map[int]tim
 			if err != nil && !storage.IsNotFound(err) {
 				return err
 			}
-			if err == nil && seen.Fresh(lease.DefaultTTL) {
+			if err == nil && seen.Fresh() {
 				fresh.Store(true)
 			}
 			return nil

@@ -169,12 +169,31 @@ func TestStoppedBatchWaitsForFreshLeasesButNotForEver(t *testing.T) {
 	})
 }
 
+func TestStoppedBatchWaitsAsLongAsTheLeaseSays(t *testing.T) {
+	inWorld(t, func(t *testing.T, s *memstore.Store, w *world) {
+		w.hold(t, s, 1, lease.Held, 300)
+		time.Sleep(299 * time.Second)
+		w.stop(t, s, batch.Cancelled, batch.CodeBatchCancelled)
+		if r := try(t, s, w); r != nil {
+			t.Fatalf("ended under a lease of 300 s that is 299 s old: %+v", r)
+		}
+		time.Sleep(time.Second)
+		if r := try(t, s, w); r == nil || r.Outcome != batch.Cancelled {
+			t.Fatalf("Try after 300 s = %+v, want cancelled", r)
+		}
+	})
+}
+
 func TestStoppedBatchEndsAtOnceWithoutFreshLease(t *testing.T) {
 	for name, prepare := range map[string]func(*testing.T, *memstore.Store, *world){
 		"released": func(t *testing.T, s *memstore.Store, w *world) { w.hold(t, s, 1, lease.Released) },
 		"stale": func(t *testing.T, s *memstore.Store, w *world) {
 			w.hold(t, s, 1, lease.Held)
 			time.Sleep(lease.DefaultTTL)
+		},
+		"stale by its own ttl": func(t *testing.T, s *memstore.Store, w *world) {
+			w.hold(t, s, 1, lease.Held, 9)
+			time.Sleep(9 * time.Second)
 		},
 		"of a shard that is done": func(t *testing.T, s *memstore.Store, w *world) {
 			w.finish(t, s, 1, "")

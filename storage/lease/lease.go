@@ -2,7 +2,7 @@
 // with that right.
 //
 // A lease is one object of the bucket, written by compare-and-swap only. Whoever creates it, or replaces
-// a record that is released or older than the TTL, holds the lease, and renews it until Release. The
+// a record that is released or older than its TTL, holds the lease, and renews it until Release. The
 // record is never deleted: conditional deletes are ignored by several stores, and the generation in
 // it would be lost.
 //
@@ -11,6 +11,8 @@
 // from before it sent the last renewal that succeeded, which is before the store stamped it; and it
 // gives up by itself after 5/6 of the TTL. The last sixth is for the whole seconds of HTTP dates (an
 // age may seem one second too high) and for clocks that run at different speeds.
+//
+// The TTL is the holder's, and stands in the record: others judge a record by that, never by a TTL of their own.
 //
 // Still, a lease only saves work. A process may be stopped between looking at its context and
 // writing, and a suspended machine's monotonic clock stands still; so everything that is written under
@@ -31,7 +33,7 @@ import (
 	"spool/storage"
 )
 
-// DefaultTTL is how old a held record must be before others may take it. A holder renews every 20 s
+// DefaultTTL is how old a held record must be before others may take it, unless it says otherwise. A holder renews every 20 s
 // (2/9) and fences itself after 75 s (5/6). Chosen so that a dead runner's work waits no longer than its SQS
 // message does, which becomes visible again after 120 s.
 const DefaultTTL = 90 * time.Second
@@ -72,7 +74,7 @@ type Config struct {
 	Bucket storage.Bucket // may retry; a renewal is given up after a ninth of the TTL and tried again
 	Key    string
 	Owner  string        // unique among all processes that ever want this lease, and not reused
-	TTL    time.Duration // 0 means DefaultTTL; all that share a lease must agree on it
+	TTL    time.Duration // 0 means DefaultTTL; of this holder only: the record tells it to the others
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -124,7 +126,7 @@ type Lease struct {
 }
 
 // Acquire takes the lease if it is free: absent, released, or held by somebody who has not renewed it for
-// the TTL. Else it fails with *HeldError. The context that it returns is derived from ctx and ends, with
+// the TTL in the record. Else it fails with *HeldError. The context that it returns is derived from ctx and ends, with
 // ErrLost as its cause, before anybody else can take the lease. The caller must Release, also
 // after the context has ended.
 //
@@ -142,10 +144,10 @@ func Acquire(ctx context.Context, cfg Config) (context.Context, *Lease, error) {
 		if err != nil && !storage.IsNotFound(err) {
 			return nil, nil, err
 		}
-		if seen.Fresh(cfg.TTL) && seen.Record.Owner != cfg.Owner {
-			return nil, nil, &HeldError{Key: cfg.Key, Owner: seen.Record.Owner, Gen: seen.Record.Gen, Age: seen.Age, Remaining: cfg.TTL - seen.Age}
+		if seen.Fresh() && seen.Record.Owner != cfg.Owner {
+			return nil, nil, &HeldError{Key: cfg.Key, Owner: seen.Record.Owner, Gen: seen.Record.Gen, Age: seen.Age, Remaining: seen.Record.ttl() - seen.Age}
 		}
-		rec := Record{V: Version, Gen: seen.Record.Gen + 1, Owner: cfg.Owner, State: Held, Notes: seen.Record.Notes}
+		rec := Record{V: Version, Gen: seen.Record.Gen + 1, Owner: cfg.Owner, State: Held, TTL: recorded(cfg.TTL), Notes: seen.Record.Notes}
 		start := time.Now()
 		stored, err := swap(ctx, cfg, seen.etag, rec)
 		if err != nil && !storage.IsNotFound(err) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,8 +38,8 @@ func TestFirstHolderCreatesTheRecordAndRenewsItEvery20Seconds(t *testing.T) {
 		if diff := cmp.Diff(want, o.Record); diff != "" {
 			t.Errorf("record (-want +got):\n%s", diff)
 		}
-		if o.Age != time.Second || !o.Fresh(0) {
-			t.Errorf("age %s, fresh %v; want 1s, true", o.Age, o.Fresh(0))
+		if o.Age != time.Second || !o.Fresh() {
+			t.Errorf("age %s, fresh %v; want 1s, true", o.Age, o.Fresh())
 		}
 	})
 }
@@ -73,7 +74,7 @@ func TestReleasedLeaseIsTakenAtOnceWithItsNotes(t *testing.T) {
 		if !errors.Is(context.Cause(ctx), lease.ErrReleased) {
 			t.Errorf("cause %v, want ErrReleased", context.Cause(ctx))
 		}
-		if o := read(t, store); o.Record.State != lease.Released || o.Fresh(0) || o.Record.Renewed != 2 {
+		if o := read(t, store); o.Record.State != lease.Released || o.Fresh() || o.Record.Renewed != 2 {
 			t.Errorf("got %+v; want released by the third write of the tenure", o.Record)
 		}
 		_, next := acquire(t, store, "b")
@@ -103,6 +104,61 @@ func TestStaleLeaseIsStolenAfterTheTTLAndNotBefore(t *testing.T) {
 			t.Errorf("gen %d, predecessor %+v, notes %s; want 2, %+v", l.Gen(), l.Predecessor(), l.Notes(), want)
 		}
 	})
+}
+
+func TestALeaseIsHeldAsLongAsItsHolderSays(t *testing.T) {
+	for name, tc := range map[string]struct {
+		holder, other time.Duration
+		recorded      int64
+		stale         time.Duration
+	}{
+		"longer than another's":  {10 * time.Minute, 0, 600, 10 * time.Minute},
+		"shorter than another's": {9 * time.Second, 10 * time.Minute, 9, 9 * time.Second},
+		"of parts of a second":   {9*time.Second + 1, 0, 10, 10 * time.Second},
+		"the default":            {0, 10 * time.Minute, 0, 90 * time.Second},
+		"about the default":      {90*time.Second - 1, 9 * time.Second, 0, 90 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &hooked{Bucket: memstore.New(memstore.Options{})}
+				ctx, _, err := lease.Acquire(t.Context(), lease.Config{Bucket: store, Key: key, Owner: "a", TTL: tc.holder})
+				if err != nil {
+					t.Fatal(err)
+				}
+				renewed := time.Now()
+				store.set(func(h *hooked) { h.before = func(context.Context) error { return unavailable() } })
+				<-ctx.Done()
+				time.Sleep(tc.stale - time.Second - time.Since(renewed))
+				store.set(func(h *hooked) { h.before = nil })
+				if o := read(t, store); o.Record.TTL != tc.recorded || !o.Fresh() {
+					t.Errorf("recorded %d, fresh %t a second before the end; want %d, true", o.Record.TTL, o.Fresh(), tc.recorded)
+				}
+				other := lease.Config{Bucket: store, Key: key, Owner: "b", TTL: tc.other}
+				_, _, err = lease.Acquire(t.Context(), other)
+				if held, ok := errors.AsType[*lease.HeldError](err); !ok || held.Remaining != time.Second {
+					t.Fatalf("got %v, want held for another second", err)
+				}
+				time.Sleep(time.Second)
+				if read(t, store).Fresh() {
+					t.Error("fresh after the TTL")
+				}
+				_, l, err := lease.Acquire(t.Context(), other)
+				if err != nil {
+					t.Fatal(err)
+				}
+				release(t, l)
+			})
+		})
+	}
+}
+
+func TestATTLThatMakesNoSenseDoesNoHarm(t *testing.T) {
+	for ttl, fresh := range map[int64]bool{-1: false, math.MaxInt64: true} {
+		o := lease.Observed{Record: lease.Record{State: lease.Held, TTL: ttl}, Age: lease.DefaultTTL}
+		if o.Fresh() != fresh {
+			t.Errorf("ttl %d: fresh %t after the default, want %t", ttl, o.Fresh(), fresh)
+		}
+	}
 }
 
 func TestStoreWithAnotherClockChangesNothing(t *testing.T) {
@@ -138,7 +194,7 @@ func TestStoreThatIsDownForAMinuteLosesNothing(t *testing.T) {
 		if ctx.Err() != nil {
 			t.Fatalf("context ended: %v", context.Cause(ctx))
 		}
-		if o := read(t, store); !o.Fresh(0) || o.Record.Gen != 1 {
+		if o := read(t, store); !o.Fresh() || o.Record.Gen != 1 {
 			t.Errorf("got %+v, age %s; want it fresh", o.Record, o.Age)
 		}
 	})

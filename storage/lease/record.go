@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 
 	"spool/storage"
@@ -29,6 +30,7 @@ type Record struct {
 	Owner   string          `json:"owner"`
 	State   State           `json:"state"`
 	Renewed int64           `json:"renewed"`         // counts the writes of this tenure, so that no two have the same bytes and ETag
+	TTL     int64           `json:"ttl,omitempty"`   // of its holder, in seconds; 0: DefaultTTL
 	Notes   json.RawMessage `json:"notes,omitempty"` // the holders' own, handed on from one to the next
 }
 
@@ -39,13 +41,24 @@ type Observed struct {
 	etag   string
 }
 
-// Fresh reports whether somebody holds the lease: its record says so and is younger than ttl (0 means
-// DefaultTTL, which must then be what the holders use).
-func (o Observed) Fresh(ttl time.Duration) bool {
-	if ttl == 0 {
-		ttl = DefaultTTL
+// Fresh reports whether somebody holds the lease: its record says so and is younger than the TTL of its holder.
+func (o Observed) Fresh() bool {
+	return o.Record.State == Held && o.Age < o.Record.ttl()
+}
+
+func (r Record) ttl() time.Duration {
+	if r.TTL <= 0 {
+		return DefaultTTL
 	}
-	return o.Record.State == Held && o.Age < ttl
+	return time.Duration(min(r.TTL, math.MaxInt64/int64(time.Second))) * time.Second
+}
+
+// recorded gives a TTL as a record has it: rounded up, so that others never wait less than the holder has it.
+func recorded(ttl time.Duration) int64 {
+	if seconds := int64(math.Ceil(ttl.Seconds())); seconds != int64(DefaultTTL/time.Second) {
+		return seconds
+	}
+	return 0
 }
 
 // Read looks at a lease without touching it. It fails with storage.KindNotFound if nobody ever held it.
