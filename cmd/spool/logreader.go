@@ -194,7 +194,7 @@ func (r *logReader) lines(from io.Reader, key batch.LogKey) (lines []*logLine, b
 				lines = append(lines, l)
 			}
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // not wrapped: a request that broke may wrap it
 			return lines, bad, nil
 		}
 		if err != nil {
