@@ -130,7 +130,7 @@ func (r *Runner) Run(ctx context.Context) error {
 					defer j.fed()
 					r.began()
 					r.handle(working, stopping, j, stop, func(err error) {
-						r.leaves(err)
+						r.leave(err)
 						endIntake()
 					})
 					r.finished()
@@ -151,7 +151,7 @@ func (r *Runner) ended(ctx, stopping context.Context, err error) error {
 	case stopping.Err() != nil:
 		err = context.Cause(stopping)
 	default:
-		err = r.leaves(nil)
+		err = r.leaving // all jobs have ended: nobody writes it any more
 	}
 	reason := "idle"
 	switch {
@@ -234,12 +234,11 @@ func (l lane) giveBack(ctx context.Context, m *queue.Message) {
 	}
 }
 
-// leaves notes why no more messages are taken, and gives the first reason.
-func (r *Runner) leaves(err error) error {
+// leave notes why no more messages are taken; the first reason counts.
+func (r *Runner) leave(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.leaving = cmp.Or(r.leaving, err)
-	return r.leaving
 }
 
 // foundNone notes that the fast lane has asked for a message in vain.

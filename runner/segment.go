@@ -77,7 +77,7 @@ func (s *shard) readSegment(ctx context.Context, key string) (taken int, err err
 	}
 	for {
 		rec, err := rr.Next()
-		if err == io.EOF { //nolint:errorlint // a request that broke may wrap it
+		if err == io.EOF { // not wrapped: a request that broke may wrap it
 			return taken, nil
 		}
 		if err != nil {
@@ -133,7 +133,7 @@ func (s *shard) loadBad(ctx context.Context) error {
 	for {
 		l, err := br.Next()
 		switch {
-		case err == io.EOF || err == nil && l.Line >= last: //nolint:errorlint // a request that broke may wrap it
+		case err == io.EOF || err == nil && l.Line >= last: // not wrapped: a request that broke may wrap it
 			return nil
 		case err != nil:
 			return err
