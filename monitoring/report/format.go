@@ -32,6 +32,14 @@ func plural(n int64, noun string) string {
 	return count(n) + " " + noun + "s"
 }
 
+// verb gives the form that goes with n.
+func verb(n int64, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
 // span writes seconds as people do: 0.4 s, 45 s, 3 min 20 s, 2 h 5 min, 3 d 4 h.
 func span(seconds float64) string {
 	if math.IsNaN(seconds) || seconds < 0 {

@@ -108,7 +108,7 @@ func (v *view) shorten() {
 
 // tiles are the figures that people look for first.
 func tiles(s *batch.Summary) []fact {
-	t := []fact{{"lines answered", count(s.Lines.OK)}, {"lines failed", count(failures(s))}}
+	t := []fact{{"lines answered", count(s.Lines.OK)}, {"lines without an answer", count(unanswered(s))}}
 	if rejected(s) {
 		return []fact{{"lines", count(s.Lines.Total)}, {"bad lines", count(s.Lines.Invalid)}, {"lines run", "0"}, {"checked in", span(float64(s.Seconds.Total))}}
 	}
@@ -441,8 +441,8 @@ func errorRows(s *batch.Summary) []errorRow {
 			numbers = append(numbers, batch.RequestID(plain(s.Batch, 60), n))
 		}
 		rows = append(rows, errorRow{
-			Name: className(e), Count: lines(e.Count), Share: percent(float64(e.Count), float64(failures(s))),
-			W:     units(chartWidth * float64(max(0, e.Count)) / float64(max(1, failures(s)))),
+			Name: className(e), Count: lines(e.Count), Share: percent(float64(e.Count), float64(unanswered(s))),
+			W:     units(chartWidth * float64(max(0, e.Count)) / float64(max(1, unanswered(s)))),
 			Means: classAdvice(e), Example: plain(e.Example, maxText), Lines: strings.Join(numbers, ", "),
 		})
 	}
@@ -475,7 +475,7 @@ func files(s *batch.Summary) []string {
 	var list []string
 	if !rejected(s) {
 		list = append(list, batch.OutputName)
-		if failures(s) > 0 {
+		if unanswered(s) > 0 {
 			list = append(list, batch.ErrorsName)
 		}
 	}

@@ -235,11 +235,68 @@ func TestPageHasTheValuesOfTheSummary(t *testing.T) {
 func TestErrorsHaveExamplesAndAdvice(t *testing.T) {
 	s := outcomes()["Completed, some lines failed"]
 	html, markdown := Render(s)
-	has(t, sane(t, html, markdown), "988 of 1,000 lines have an answer; 12 failed (1.2 %).", "spool wait exits 3",
-		"HTTP 400 9 lines, 75 % of all that failed", `{"error":{"message":"max_tokens must be at least 1"}}`,
-		testID+"-3, "+testID+"-17, "+testID+"-40", "request_timeout 1 line, 8.3 % of all that failed", "spool retry s3://my-bucket/in/evals/prompts.jsonl --wait",
+	has(t, sane(t, html, markdown), "988 of 1,000 lines have an answer; 12 are without an answer (1.2 %): 10 failed, 2 bad.",
+		"lines without an answer 12 ", "failed 10 1 % errors.jsonl", "bad 2 0.2 % invalid.jsonl and errors.jsonl", "spool wait exits 3",
+		"HTTP 400 9 lines, 75 % of all without an answer", `{"error":{"message":"max_tokens must be at least 1"}}`,
+		testID+"-3, "+testID+"-17, "+testID+"-40", "request_timeout 1 line, 8.3 % of all without an answer", "spool retry s3://my-bucket/in/evals/prompts.jsonl --wait",
 		"The runners' records count 1,000 lines, the result 998")
 	has(t, string(markdown), "| ` HTTP 400 ` | 9 lines |", "spool retry s3://my-bucket/in/evals/prompts.jsonl --wait")
+}
+
+// Bad lines are not run, and do not fail.
+func TestFailedAreOnlyLinesThatWereRun(t *testing.T) {
+	s := outcomes()["Completed, some lines failed"]
+	s.Lines = batch.SummaryLines{Total: 5, OK: 2, Invalid: 3}
+	s.Errors = []batch.ErrorClass{{Code: batch.CodeInvalidRequest, Count: 3, Lines: []int64{1, 2, 3}, Example: "invalid_json: the line ends too early"}}
+	html, markdown := Render(s)
+	const want = "2 of 5 lines have an answer; 3 are without an answer (60 %): 3 bad."
+	text := sane(t, html, markdown)
+	has(t, text, "Completed, some lines are bad", want, "lines answered 2 lines without an answer 3 ", "failed 0 0 % errors.jsonl", "invalid_request 3 lines, 100 % of all without an answer")
+	has(t, string(markdown), "Completed, some lines are bad", want, "| lines | 5: 2 answered, 0 failed, 0 not run to the end, 3 bad |")
+	if found := regexp.MustCompile(`3 failed|lines failed|that failed|failed lines`).FindString(text + string(markdown)); found != "" {
+		t.Errorf("bad lines are said to have failed: %q", found)
+	}
+}
+
+// Runners count among their errors the lines that a stop ended.
+func TestTablesOfRunnersDoNotSayFailed(t *testing.T) {
+	html, markdown := Render(completed(1319, 1))
+	has(t, sane(t, html, markdown), "runner held it answered without an answer requests", "chunk took lines without an answer lines/s")
+}
+
+func TestVerdictsCountWhatHasNoAnswer(t *testing.T) {
+	for want, lines := range map[string]batch.SummaryLines{
+		"All 2 lines have an answer.":                                                                          {Total: 2, OK: 2},
+		"The only line has an answer.":                                                                         {Total: 1, OK: 1},
+		"1 of 2 lines has an answer; 1 is without an answer (50 %): 1 failed.":                                 {Total: 2, OK: 1, Failed: 1},
+		"0 of 1 line has an answer; 1 is without an answer (100 %): 1 bad.":                                    {Total: 1, Invalid: 1},
+		"1 of 9 lines has an answer; 8 are without an answer (88.9 %): 3 failed, 4 not run to the end, 1 bad.": {Total: 9, OK: 1, Failed: 3, Missing: 4, Invalid: 1},
+	} {
+		if v := judge(&batch.Summary{Outcome: batch.Completed, Lines: lines, Chunks: 1}); v.Text != want {
+			t.Errorf("%q, want %q", v.Text, want)
+		}
+	}
+	for want, missing := range map[string]int64{
+		"1 of 2 lines has an answer; 1 was not run to its end.":    1,
+		"1 of 3 lines has an answer; 2 were not run to their end.": 2,
+	} {
+		for _, outcome := range []string{batch.Cancelled, batch.Expired} {
+			if v := judge(&batch.Summary{Outcome: outcome, Lines: batch.SummaryLines{Total: 1 + missing, OK: 1, Missing: missing}, Chunks: 1}); v.Text != want {
+				t.Errorf("%s: %q, want %q", outcome, v.Text, want)
+			}
+		}
+	}
+}
+
+func TestStepsSayWhatIsRunAgain(t *testing.T) {
+	for word, want := range map[string]string{
+		"Completed, some lines failed": "Run the failed lines again, as a new input:",
+		"Cancelled":                    "Run what failed or was not run to the end, as a new input:",
+		"Expired":                      "Give it a longer window (at most 720h), or more runners, then run what failed or was not run to the end:",
+		"Failed":                       "Run what failed or was not run to the end, as a new input:",
+	} {
+		has(t, string(Markdown(outcomes()[word])), "- "+want)
+	}
 }
 
 // A runner that is told to stop ends its open lines with the code of the stop: they did not fail.

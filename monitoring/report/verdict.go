@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"strings"
 
 	"spool/storage/batch"
 )
@@ -18,8 +19,8 @@ type verdict struct {
 // rejected reports whether the file never ran: an accepted one that fails has chunks.
 func rejected(s *batch.Summary) bool { return s.Outcome == batch.Failed && s.Chunks == 0 }
 
-// failures are all lines of errors.jsonl.
-func failures(s *batch.Summary) int64 { return s.Lines.Failed + s.Lines.Missing + s.Lines.Invalid }
+// unanswered are all lines of errors.jsonl: those that failed, that were not run to their end, and bad ones.
+func unanswered(s *batch.Summary) int64 { return s.Lines.Failed + s.Lines.Missing + s.Lines.Invalid }
 
 // cutOff are the lines that were not run to their end when the batch was stopped: those of chunks that nobody stored, and
 // those that runners ended with the code of the stop in chunks that they did store.
@@ -33,10 +34,10 @@ func cutOff(s *batch.Summary) int64 {
 	return n
 }
 
-// failed are the lines that the engine failed.
+// failed are the lines that were run to their end and failed.
 func failed(s *batch.Summary) int64 { return s.Lines.Failed + s.Lines.Missing - cutOff(s) }
 
-// rate is how many lines a second had an answer, good or not; 0 if that is not known.
+// rate is how many lines a second were run to their end; 0 if that is not known.
 func rate(s *batch.Summary) float64 {
 	if s.Rates == nil || s.Seconds.Running <= 0 {
 		return 0
@@ -45,28 +46,71 @@ func rate(s *batch.Summary) float64 {
 }
 
 func judge(s *batch.Summary) verdict {
-	l, bad := s.Lines, failures(s)
-	answered := fmt.Sprintf("%s of %s have an answer", count(l.OK), lines(l.Total))
+	answered := answeredText(s.Lines)
 	switch {
-	case s.Outcome == batch.Completed && bad == 0:
-		return verdict{"good", "✓", "Completed", "All " + lines(l.Total) + " have an answer.",
+	case s.Outcome == batch.Completed && unanswered(s) == 0:
+		return verdict{"good", "✓", "Completed", answered + ".",
 			"Every chunk is stored and errors.jsonl is not there: spool wait exits 0."}
 	case s.Outcome == batch.Completed:
-		return verdict{"warn", "!", "Completed, some lines failed", fmt.Sprintf("%s; %s failed (%s).", answered, count(bad), percent(float64(bad), float64(l.Total))),
+		return verdict{"warn", "!", someText(s), answered + "; " + unansweredText(s) + ".",
 			"Every chunk is stored and errors.jsonl has lines: spool wait exits 3."}
 	case rejected(s):
 		return rejection(s)
 	case s.Outcome == batch.Cancelled:
-		return verdict{"off", "■", "Cancelled", answered + "; " + count(cutOff(s)) + " were not run to their end.",
+		return verdict{"off", "■", "Cancelled", answered + "; " + cutOffText(s) + ".",
 			"Somebody asked for its end at " + clock(s.Times.Stopped) + ": spool wait exits 5."}
 	case s.Outcome == batch.Expired:
-		return verdict{"bad", "✗", "Expired", answered + "; " + count(cutOff(s)) + " were not run to their end.",
+		return verdict{"bad", "✗", "Expired", answered + "; " + cutOffText(s) + ".",
 			"Its window of " + plain(s.Window, 20) + " was over at " + clock(s.Times.Expires) + ": spool wait exits 6."}
 	case s.Outcome == batch.Failed:
 		return verdict{"bad", "✗", "Failed", answered + ". The cause: " + plain(s.Message, maxText),
 			"It was stopped with the code " + plain(s.Code, 60) + ": spool wait exits 10."}
 	}
 	return verdict{"off", "?", plain(s.Outcome, 60), answered + ".", "This version of spool does not know the outcome."}
+}
+
+// answeredText says how many lines have an answer.
+func answeredText(l batch.SummaryLines) string {
+	has := "have"
+	if l.OK == 1 || l.Total == 1 {
+		has = "has"
+	}
+	switch {
+	case l.OK != l.Total:
+		return fmt.Sprintf("%s of %s %s an answer", count(l.OK), lines(l.Total), has)
+	case l.Total == 1:
+		return "The only line has an answer"
+	}
+	return "All " + lines(l.Total) + " have an answer"
+}
+
+// someText names what ended with lines that have no answer.
+func someText(s *batch.Summary) string {
+	if failed(s) > 0 {
+		return "Completed, some lines failed"
+	}
+	return "Completed, some lines are bad"
+}
+
+// unansweredText counts the lines that have no answer, and says why.
+func unansweredText(s *batch.Summary) string {
+	n := unanswered(s)
+	var why []string
+	for _, part := range []struct {
+		n    int64
+		what string
+	}{{failed(s), "failed"}, {cutOff(s), "not run to the end"}, {s.Lines.Invalid, "bad"}} {
+		if part.n > 0 {
+			why = append(why, count(part.n)+" "+part.what)
+		}
+	}
+	return fmt.Sprintf("%s %s without an answer (%s): %s", count(n), verb(n, "is", "are"), percent(float64(n), float64(s.Lines.Total)), strings.Join(why, ", "))
+}
+
+// cutOffText counts the lines that were not run to the end.
+func cutOffText(s *batch.Summary) string {
+	n := cutOff(s)
+	return count(n) + " " + verb(n, "was not run to its end", "were not run to their end")
 }
 
 func rejection(s *batch.Summary) verdict {
@@ -91,19 +135,19 @@ func next(s *batch.Summary) []step {
 	dir := "s3://" + s.Input.Bucket + "/" + batch.OutDir(s.Input.Key, s.Batch)
 	fetch := step{"Fetch everything, with spool or without it:", "spool results " + shell(key) + " -o results/\naws s3 cp --recursive " + shell(dir) + " results/"}
 	again := step{"Run the failed lines again, as a new input:", "spool retry " + shell(key) + " --wait"}
+	const rest = "what failed or was not run to the end"
 	var steps []step
 	switch {
 	case rejected(s):
 		return rejectedNext(s, key)
 	case s.Outcome == batch.Cancelled:
-		again.Text = "Run what was cut off, as a new input:"
-		steps = append(steps, again)
+		steps = append(steps, step{"Run " + rest + ", as a new input:", again.Command})
 	case s.Outcome == batch.Expired:
-		steps = append(steps, step{"Give it a longer window (at most 720h), or more runners, then run what was cut off:",
+		steps = append(steps, step{"Give it a longer window (at most 720h), or more runners, then run " + rest + ":",
 			"spool retry " + shell(key) + "   # or: spool submit FILE --window 48h"})
 	case s.Outcome == batch.Failed:
-		steps = append(steps, step{"Mend the cause: " + advice(s.Code), ""}, again)
-	case failures(s) == 0:
+		steps = append(steps, step{"Mend the cause: " + advice(s.Code), ""}, step{"Run " + rest + ", as a new input:", again.Command})
+	case unanswered(s) == 0:
 		return []step{fetch}
 	default:
 		for _, e := range s.Errors[:min(3, len(s.Errors))] {
