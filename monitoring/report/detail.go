@@ -96,19 +96,35 @@ func slowChunks(runners []batch.Runner) []chunkRow {
 }
 
 // requests are how often engines were asked.
-func requests(runners []batch.Runner) string {
-	var sent, again, resumed int64
-	for _, r := range runners {
-		sent, again, resumed = sent+r.Requests, again+r.Retries, resumed+r.Resumed
+func requests(s *batch.Summary) string {
+	var sent, retries, resumed int64
+	for _, r := range s.Runners {
+		sent, retries, resumed = sent+r.Requests, retries+r.Retries, resumed+r.Resumed
 	}
 	if sent == 0 {
 		return ""
 	}
-	text := plural(sent, "request") + ", " + count(again) + " of them asked again"
+	text := plural(sent, "request") + ", of them " + count(retries) + " tried again by the same runner"
+	if again := sent - s.Lines.OK - s.Lines.Failed; askedOnce(s) && again >= retries { // else a request is in no record
+		text = plural(sent, "request") + ", " + count(again) + " of them asked again"
+	}
 	if resumed > 0 {
 		text += "; " + lines(resumed) + " taken over from runners that went"
 	}
 	return text
+}
+
+// askedOnce reports whether each line that is answered or failed was asked at least once, no other line was, and the runners'
+// records are whole.
+func askedOnce(s *batch.Summary) bool {
+	var recorded int64
+	for _, r := range s.Runners {
+		if r.EndedAt == 0 && r.Runner != s.Finalizer {
+			return false
+		}
+		recorded += r.OK + r.Err
+	}
+	return cutOff(s) == 0 && recorded == s.Lines.OK+s.Lines.Failed
 }
 
 // fileSizes says how large the results are; "" for none.

@@ -79,7 +79,7 @@ func newPage(s *batch.Summary) *view {
 	v.Mixed, v.MoreMix = mixedRows(s)
 	v.Runners, v.Hidden = runnerRows(s)
 	v.addFlow(s)
-	v.Inside, v.Slow, v.Requests, v.Finish = engineTimes(s.Runners), slowChunks(s.Runners), requests(s.Runners), finishes(s.Runners)
+	v.Inside, v.Slow, v.Requests, v.Finish = engineTimes(s.Runners), slowChunks(s.Runners), requests(s), finishes(s.Runners)
 	v.Sizes = fileSizes(s)
 	v.Logs = plain("s3://"+s.Input.Bucket+"/"+batch.LogDir(s.Input.Key, s.Batch), 1200)
 	v.Answered = s.Lines.OK > 0
@@ -308,7 +308,7 @@ func (v *view) addFlow(s *batch.Summary) {
 		v.Flow += fmt.Sprintf("; %d of %s recorded it", f.runners, plural(int64(len(s.Runners)), "runner"))
 	}
 	for _, c := range []*columns{f.chart("Lines over time", "lines/s", f.lines), f.chart("Output tokens over time", "output tokens/s", f.tokens),
-		f.slotChart("Chunks stored over time", "chunks", f.chunks), f.slotChart("Requests asked again over time", "requests", f.retries)} {
+		f.slotChart("Chunks stored over time", "chunks", f.chunks), f.slotChart("Requests tried again over time, by the same runner", "requests", f.retries)} {
 		if c != nil {
 			v.Charts = append(v.Charts, c)
 		}

@@ -33,7 +33,7 @@ func TestPaperHasTheWholeReport(t *testing.T) {
 	checkWords(t, boxes)
 	has(t, run(t, pdftotext, "-layout", pdf, "-"), "Completeness", "Identity", "From upload to end", "What the runners did, by their own clocks", "ended the batch",
 		"Slowest chunks", "Each column is a quarter of a doubling", "Inside the engine", "Power over time", "Why answers ended", "1,000 answered lines", "What to do next",
-		"runner held it answered without an answer requests again taken over chunks", "runner GPU utilisation idle most memory hottest energy trouble")
+		"runner held it answered without an answer requests tried again taken over chunks", "runner GPU utilisation idle most memory hottest energy trouble")
 }
 
 // checkWords looks at where each word stands, and how high it is, in points of 1/72 inch.

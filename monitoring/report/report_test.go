@@ -221,11 +221,11 @@ func TestPageHasTheValuesOfTheSummary(t *testing.T) {
 		"70 GB of 80 GB 71 °C", "XID 31 × 2",
 		"Input from the cache 59,355 (50 %)", "A line, on average 90 in, 250 out",
 		"Runner time 18 min 20 s", "GPU time 36 min 40 s", "Price 1.10 USD", "1,000 answered lines 0.834 USD",
-		"output.jsonl has 3.6 MB.", "1,332 requests, 14 of them asked again.", "Logs: s3://my-bucket/logs/evals/prompts.jsonl/"+testID+"/",
+		"output.jsonl has 3.6 MB.", "1,332 requests, of them 14 tried again by the same runner.", "Logs: s3://my-bucket/logs/evals/prompts.jsonl/"+testID+"/",
 		"Slowest chunks", "25 1 min 49 s 1,000 1 9.17 r-host-01 9 1 min 49 s 1,000 1 9.17 r-host-00",
 		"queued in the engine 0 s", "to the first token", "between two tokens", "stop 1,188 (90.1 %)", "length 130 (9.9 %), cut off by max_tokens or the model's length",
 		"Utilisation over time, mean of the GPUs 94 %", "Memory over time, mean of the GPUs 70 GB", "Temperature over time, of the hottest 71 °C",
-		"Power over time, of all GPUs together 2,280 W", "Chunks stored over time", "Requests asked again over time",
+		"Power over time, of all GPUs together 2,280 W", "Chunks stored over time", "Requests tried again over time, by the same runner",
 		"There are none.", "spool results s3://my-bucket/in/evals/prompts.jsonl -o results/")
 	has(t, string(markdown), "| lines | 1,319: 1,319 answered, 0 failed, 0 not run to the end, 0 bad |", "10 min 40 s after the upload",
 		"2.2 lines/s, 550 output tokens/s", "| price | 1.10 USD |",
@@ -564,6 +564,39 @@ func TestUpperEdgeOfAChartHasItsUnit(t *testing.T) {
 	} {
 		if got := (timeline{slot: 5}).slotChart("title", tt.unit, []float64{0, tt.top}).Top; got != tt.want {
 			t.Errorf("%v %s: %q, want %q", tt.top, tt.unit, got, tt.want)
+		}
+	}
+}
+
+// A runner's retries are its own: that it asks again what another one had asked, it does not know.
+func TestRequestsAskedAgainAreCountedAcrossRunners(t *testing.T) {
+	handedOver := func() *batch.Summary { // two lines, asked by each of five runners
+		s := &batch.Summary{Outcome: batch.Completed, Lines: batch.SummaryLines{Total: 2, OK: 1, Failed: 1}, Finalizer: "r-4"}
+		for i := range 5 {
+			s.Runners = append(s.Runners, batch.Runner{Runner: fmt.Sprint("r-", i), EndedAt: 1763900000, Requests: 2})
+		}
+		s.Runners[4].OK, s.Runners[4].Err, s.Runners[4].EndedAt = 1, 1, 0
+		return s
+	}
+	const unknown = "10 requests, of them 0 tried again by the same runner"
+	for name, c := range map[string]struct {
+		change func(*batch.Summary)
+		want   string
+	}{
+		"all is known":                 {func(*batch.Summary) {}, "10 requests, 8 of them asked again"},
+		"lines were taken over":        {func(s *batch.Summary) { s.Runners[4].Resumed = 1 }, "10 requests, 8 of them asked again; 1 line taken over from runners that went"},
+		"a runner was killed":          {func(s *batch.Summary) { s.Runners[2].EndedAt = 0 }, unknown},
+		"a record is older than lines": {func(s *batch.Summary) { s.Runners[4].OK = 0 }, unknown},
+		"cut off":                      {func(s *batch.Summary) { s.Lines.Missing = 3 }, unknown},
+		"cut off in a stored chunk": {func(s *batch.Summary) {
+			s.Code, s.Errors = batch.CodeBatchExpired, []batch.ErrorClass{{Code: batch.CodeBatchExpired, Count: 1}}
+		}, unknown},
+		"a runner has no record": {func(s *batch.Summary) { s.Runners[4].Retries = 9 }, "10 requests, of them 9 tried again by the same runner"},
+		"nothing was asked":      {func(s *batch.Summary) { s.Runners = nil }, ""},
+	} {
+		s := handedOver()
+		if c.change(s); requests(s) != c.want {
+			t.Errorf("%s: %q, want %q", name, requests(s), c.want)
 		}
 	}
 }
