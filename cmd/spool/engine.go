@@ -173,14 +173,23 @@ func engineURLs(c *cli.Context) []string {
 }
 
 func setClients(c *cli.Context, urls []string, cfg *runner.Config) error {
+	clients, err := engineClients(c, urls)
+	for _, e := range clients {
+		cfg.Engines = append(cfg.Engines, e)
+	}
+	return err
+}
+
+// engineClients makes a client for each engine of --engine-url. It asks none of them.
+func engineClients(c *cli.Context, urls []string) (clients []*vllm.Client, err error) {
 	for _, u := range urls {
 		e, err := vllm.NewClient(u, vllm.Options{APIKey: c.String("engine-api-key")})
 		if err != nil {
-			return failf(exitUsage, "", "%w", err)
+			return nil, failf(exitUsage, "an engine is http://host:port, https://host, or unix:///path", "%w", err)
 		}
-		cfg.Engines = append(cfg.Engines, e)
+		clients = append(clients, e)
 	}
-	return nil
+	return clients, nil
 }
 
 // watchGPUs opens the GPUs that the engine may use, if there are any that this binary can watch. The caller closes the result.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"syscall"
 
 	"spool/storage"
 	"spool/storage/batch"
@@ -99,6 +101,20 @@ func queueHint(e *queue.Error) string {
 		return "create the queues with spool watch --create-queues, or infra/"
 	}
 	return "check the endpoint (--sqs-endpoint, AWS_ENDPOINT_URL_SQS), the region and the credentials: spool doctor"
+}
+
+// cause is why a connection failed, in few words; of any other error all of it.
+func cause(err error) string {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dns.Err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "no answer in time"
+	}
+	return err.Error()
 }
 
 // outcomeCode gives the exit code of a batch that has ended.

@@ -16,6 +16,7 @@ import (
 	"spool/localstack"
 	"spool/localstack/s3"
 	"spool/monitoring"
+	"spool/runner/vllm"
 )
 
 func (p *program) localCommands() []*cli.Command {
@@ -65,7 +66,8 @@ type local struct {
 	slots    int
 	idle     time.Duration
 	runners  int
-	engine   []string // arguments of spool run that choose it; nil: the pool's, else the stand-in
+	engine   []string       // arguments of spool run that choose it; nil: the pool's, else the stand-in
+	engines  []*vllm.Client // those of --engine-url
 	simScale float64
 	verbose  bool
 }
@@ -152,7 +154,9 @@ func (l *local) chooseEngine(c *cli.Context) error {
 		for _, u := range urls {
 			l.engine = append(l.engine, "--engine-url", u)
 		}
-		return nil
+		var err error
+		l.engines, err = engineClients(c, urls)
+		return err
 	}
 	if _, err := os.Stat(model); err == nil { // else it is a name at the hub
 		if model, err = filepath.Abs(model); err != nil {

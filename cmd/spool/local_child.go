@@ -3,6 +3,8 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +25,7 @@ const stopPatience = 35 * time.Second
 type child struct {
 	name    string
 	logFile string
+	logFrom int64 // where its own lines begin: those before are of an earlier one
 	cmd     *exec.Cmd
 	asked   sync.Once // to end
 	done    chan struct{}
@@ -36,6 +39,9 @@ func (l *local) start(name string, args ...string) (*child, error) {
 	file, err := os.OpenFile(c.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open log of %s: %w", name, err)
+	}
+	if info, err := file.Stat(); err == nil {
+		c.logFrom = info.Size()
 	}
 	var out io.Writer = file
 	if l.verbose {
@@ -71,6 +77,31 @@ func (c *child) state() string {
 		return "exit status 0"
 	}
 	return c.err.Error()
+}
+
+// refusal is the error of a child that found its command line or configuration wrong, as its log has it; nil if it
+// ended otherwise. A panic of Go ends with the same code, but says nothing like it.
+func (c *child) refusal() error {
+	if c.cmd.ProcessState.ExitCode() != int(exitUsage) {
+		return nil
+	}
+	text, err := os.ReadFile(c.logFile)
+	if err != nil || int64(len(text)) < c.logFrom {
+		return nil
+	}
+	for line := range strings.Lines(string(text[c.logFrom:])) {
+		if said, ok := strings.CutPrefix(strings.TrimSpace(line), "spool: "); ok { // before it had a log
+			return failf(exitUsage, "see "+c.logFile, "%s: %s", c.name, said)
+		}
+		var l struct {
+			Error, Hint string
+			Code        int `json:"exit_code"`
+		}
+		if json.Unmarshal([]byte(line), &l) == nil && l.Code == int(exitUsage) {
+			return failf(exitUsage, cmp.Or(l.Hint, "see "+c.logFile), "%s: %s", c.name, l.Error)
+		}
+	}
+	return nil
 }
 
 // interrupt asks the child to end, once however often it is called: a second SIGTERM would kill a runner that is

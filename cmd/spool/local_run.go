@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"spool/runner/vllm"
 	"spool/storage/queue"
 )
 
@@ -32,12 +33,18 @@ func (l *local) run(ctx context.Context, cmd []string) error {
 	defer watching.stop()
 	group.Go(func() error { return l.mind(work, watching) })
 	group.Go(func() error { return l.scaling(work) })
+	if len(cmd) == 0 {
+		l.greet()
+	}
+	group.Go(func() error {
+		l.askEngines(work)
+		return nil
+	})
 	group.Go(func() error {
 		defer stop()
 		if len(cmd) > 0 {
 			return l.command(work, cmd)
 		}
-		l.greet()
 		<-work.Done()
 		return nil
 	})
@@ -114,6 +121,25 @@ Metrics of all processes, for Prometheus: %[6]s/metrics
 `, l.stack.Endpoints.S3, l.stack.Bucket(), l.dirs.data, l.runners, strings.Join(env, " "), l.gateway)
 }
 
+// engineWait is how long the engines of --engine-url have for the one answer that is asked of them at the start.
+const engineWait = 3 * time.Second
+
+// askEngines says which engines of --engine-url do not answer: runners would wait for them in their logs alone.
+func (l *local) askEngines(ctx context.Context) {
+	for _, e := range l.engines {
+		if err := healthy(ctx, e); err != nil && ctx.Err() == nil {
+			l.p.sayf("engine %s does not answer: %s; runners wait for it", e.Name(), cause(err))
+		}
+		e.Close()
+	}
+}
+
+func healthy(ctx context.Context, e *vllm.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, engineWait)
+	defer cancel()
+	return e.Healthy(ctx)
+}
+
 // Scaling.
 const (
 	scaleEvery   = time.Second
@@ -183,7 +209,9 @@ func (f *fleet) stop() {
 
 // scale starts one runner for a pool if its queues have more for it than its runners can hold.
 func (f *fleet) scale(pool string) error {
-	f.reap(pool)
+	if err := f.reap(pool); err != nil {
+		return err
+	}
 	if f.total() >= f.runners || time.Now().Before(f.resume) {
 		return nil
 	}
@@ -201,8 +229,9 @@ func (f *fleet) total() (n int) {
 	return n
 }
 
-// reap forgets runners that ended. One that failed puts off the next.
-func (f *fleet) reap(pool string) {
+// reap forgets runners that ended. One that failed puts off the next; one whose command line or configuration is
+// wrong is the end, since the next one's would be too.
+func (f *fleet) reap(pool string) error {
 	var left []*child
 	for _, r := range f.running[pool] {
 		if r.alive() {
@@ -213,12 +242,16 @@ func (f *fleet) reap(pool string) {
 			f.failed = 0
 			continue
 		}
+		if err := r.refusal(); err != nil {
+			return err
+		}
 		wait := min(failurePause<<min(f.failed, 8), failureMost)
 		f.failed++
 		f.resume = time.Now().Add(wait)
 		f.p.sayf("%s ended: %s; the next one starts in %s; see %s", r.name, r.state(), wait, r.logFile)
 	}
 	f.running[pool] = left
+	return nil
 }
 
 // messages counts those of a pool. Queues that the watcher has yet to create have none.
