@@ -187,6 +187,9 @@ func TestABatchExpiresByTheStoresClock(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		wa := w.watcher()
 		id := w.upload("in/x.jsonl", lines(1), "window", "10m")
+		sleep(time.Hour) // as with a large file on AWS, which is as old as its upload when it is there
+		w.scan(wa)
+		created := w.plan(id).CreatedAt
 		sleep(10*time.Minute - time.Second)
 		w.scan(wa)
 		if w.exists(batch.StopKey(id)) {
@@ -196,6 +199,9 @@ func TestABatchExpiresByTheStoresClock(t *testing.T) {
 		w.scan(wa)
 		if got := read[batch.Stop](w, batch.StopKey(id)); got.Outcome != batch.Expired || got.Code != batch.CodeBatchExpired {
 			t.Errorf("stop %+v, want expired", got)
+		}
+		if got := outcome(w, "in/x.jsonl", id); got.ExpiresAt == nil || *got.ExpiresAt != created+600 || created != time.Now().Unix()-600 {
+			t.Errorf("created at %d, batch.json %+v: want it expired 10 min later, now", created, got)
 		}
 		if got := outcome(w, "in/x.jsonl", id); got.Status != batch.Expired || got.RequestCounts.Failed != 1 {
 			t.Errorf("batch.json %+v, want expired with one failed line", got)

@@ -184,6 +184,6 @@ func (w *Watcher) abandoned(marker *batch.Open, now time.Time) *batch.Plan {
 		V: batch.Version, Batch: marker.Batch, Input: input, Verdict: batch.Rejected,
 		Errors: []batch.BatchError{{Code: batch.CodeInputGone, Message: "the file was deleted or overwritten before it could be validated"}},
 		Pool:   w.cfg.poolOf(marker.Key), OnInvalid: invalidFail, Window: short(defaultWindow),
-		CreatedAt: now.Unix(), ExpiresAt: unix(input.LastModified).Add(defaultWindow).Unix(), Watcher: w.cfg.Name,
+		CreatedAt: now.Unix(), ExpiresAt: now.Add(defaultWindow).Unix(), Watcher: w.cfg.Name,
 	}
 }

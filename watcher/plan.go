@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
@@ -69,14 +70,17 @@ func unreadable(up *upload, err error) *staged {
 		Message: fmt.Sprintf("the file could not be validated in its window of %s, the last try ended with: %v", short(up.opt.window), err)}}}
 }
 
+// plan makes the plan of an upload. The window counts from when it was looked at, not from its Last-Modified: AWS dates a
+// multipart upload when it is begun, and a large file may come for longer than a short window.
 func (w *Watcher) plan(up *upload, st *staged, id string, generation int) *batch.Plan {
 	input := w.input(up)
 	input.SHA256 = st.sha256
+	created := max(up.Date.Unix(), up.LastModified.Unix())
 	p := &batch.Plan{
 		V: batch.Version, Batch: id, Input: input, Rerun: up.opt.rerun, Generation: generation,
 		Verdict: st.verdict, Errors: st.errors,
 		Pool: up.opt.pool, OnInvalid: up.opt.onInvalid, Order: up.opt.order, Window: short(up.opt.window),
-		CreatedAt: max(up.Date.Unix(), up.LastModified.Unix()), ExpiresAt: up.LastModified.Add(up.opt.window).Unix(),
+		CreatedAt: created, ExpiresAt: created + int64(up.opt.window/time.Second),
 		Metadata: up.opt.metadata, Endpoint: st.endpoint, Models: st.models,
 		Lines: st.lines, Bad: st.bad, Shards: st.shards, Watcher: w.cfg.Name,
 	}

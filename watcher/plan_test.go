@@ -35,7 +35,7 @@ func TestAFileBecomesAPlanAPieceAndAJob(t *testing.T) {
 			V: 1, Batch: id, Verdict: batch.Accepted, Pool: "default", OnInvalid: "fail", Order: "prefix", Window: "1h30m",
 			Input: batch.Input{Bucket: bucketName, Key: "in/x.jsonl", Size: int64(len(text)), LastModified: uploaded,
 				SHA256: hex.EncodeToString(sum[:])},
-			CreatedAt: uploaded + 5, ExpiresAt: uploaded + 90*60,
+			CreatedAt: uploaded + 5, ExpiresAt: uploaded + 5 + 90*60,
 			Metadata: map[string]string{"team": "search", "order": "prefix", "window": "90m",
 				"traceparent":    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 				"spool_warnings": "not options of spool: team"},

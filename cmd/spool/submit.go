@@ -46,7 +46,7 @@ func (p *program) submitCommand() *cli.Command {
 			&cli.StringFlag{Name: "pool", Usage: "`NAME` of the pool that is to work on it"},
 			&cli.StringFlag{Name: "on-invalid", Usage: "fail (default): a bad line rejects the file; skip: the others are run"},
 			&cli.StringFlag{Name: "order", Usage: "in which lines are asked: file (default); longest: by max_tokens; prefix: those with one beginning together"},
-			&cli.StringFlag{Name: "window", Usage: "`TIME` after which what is not done expires, 10m to 720h (default: 24h)"},
+			&cli.StringFlag{Name: "window", Usage: "`TIME` from when a watcher takes the file up, after which what is not done expires, 10m to 720h (default: 24h)"},
 			&cli.StringFlag{Name: "rerun", Usage: "`NUMBER` that asks for another run of the same bytes"},
 			&cli.StringSliceFlag{Name: "metadata", Usage: "more metadata for the upload, `KEY=VALUE` (repeatable)"},
 		}),

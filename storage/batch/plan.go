@@ -31,7 +31,7 @@ type Plan struct {
 	Order      string            `json:"order,omitempty"` // in which lines are asked: "" for OrderFile, or another Order
 	Window     string            `json:"window"`          // as OpenAI's completion_window, "24h"
 	CreatedAt  int64             `json:"created_at"`      // Unix seconds, the store's clock
-	ExpiresAt  int64             `json:"expires_at"`      // input's Last-Modified and window
+	ExpiresAt  int64             `json:"expires_at"`      // CreatedAt and window
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	Endpoint   string            `json:"endpoint"`
 	Models     []string          `json:"models,omitempty"` // distinct body.model, sorted, "" if a line names none
