@@ -222,6 +222,62 @@ func TestResultsAreStreamedOrFetched(t *testing.T) {
 	})
 }
 
+// TestFetchedResultsAreOfOneBatch: errors.jsonl of an earlier batch beside a new output.jsonl would be taken for the new one's.
+func TestFetchedResultsAreOfOneBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		bad, good := w.upload("in/a.jsonl", 3, nil), w.upload("in/b.jsonl", 3, nil)
+		w.end("in/a.jsonl", bad, batch.Completed, 2, 1)
+		w.end("in/b.jsonl", good, batch.Completed, 3, 0)
+		dir := t.TempDir()
+		write := func(name, text string) {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fetch := func(key, said string, files ...string) {
+			t.Helper()
+			_, stderr, code := w.spool("results", key, "-o", dir, "--bucket", "spool")
+			if code != exitOK || stderr != said {
+				t.Errorf("results %s: exit %d, said %q, want %q", key, code, stderr, said)
+			}
+			got, err := filepath.Glob(filepath.Join(dir, "*"))
+			for i := range got {
+				got[i] = filepath.Base(got[i])
+			}
+			if diff := cmp.Diff(files, got); diff != "" || err != nil {
+				t.Errorf("results %s: %v %s", key, err, diff)
+			}
+		}
+		write("errors.jsonl", "mine")
+		write("notes.txt", "mine")
+		fetch("in/b.jsonl", "", "batch.json", "errors.jsonl", "notes.txt", "output.jsonl") // not spool's folder yet
+		write("batch.json", `{"id":"bother"}`)
+		fetch("in/b.jsonl", "", "batch.json", "errors.jsonl", "notes.txt", "output.jsonl")
+		fetch("in/a.jsonl", "", "batch.json", "errors.jsonl", "notes.txt", "output.jsonl")
+		write("invalid.jsonl", "old")
+		removed := func(name string) string {
+			return "removed " + filepath.Join(dir, name) + ": it was of batch " + bad + "\n"
+		}
+		fetch("in/b.jsonl", removed("errors.jsonl")+removed("invalid.jsonl"), "batch.json", "notes.txt", "output.jsonl")
+	})
+}
+
+func TestResultsThatAreNotAllSaySo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		id := w.upload("in/a.jsonl", 2, nil)
+		w.end("in/a.jsonl", id, batch.Completed, 0, 2)
+		w.end("in/b.jsonl", w.upload("in/b.jsonl", 2, nil), batch.Completed, 2, 0)
+		for key, want := range map[string]string{"in/b.jsonl": "", "in/a.jsonl": "in/a.jsonl: completed, 2 of 2 lines done, 2 failed\n" +
+			"  see s3://spool/out/a.jsonl/" + id + "/errors.jsonl; spool retry in/a.jsonl asks for the failed lines again\n"} {
+			if _, stderr, code := w.spool("results", key, "--bucket", "spool"); code != exitOK || stderr != want {
+				t.Errorf("results %s: exit %d, said %q, want %q", key, code, stderr, want)
+			}
+		}
+	})
+}
+
 func TestCancelPutsTheWishBesideTheInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

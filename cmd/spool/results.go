@@ -2,16 +2,19 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"spool/storage"
+	"spool/storage/batch"
 )
 
 func (p *program) resultsCommand() *cli.Command {
@@ -21,8 +24,10 @@ func (p *program) resultsCommand() *cli.Command {
 		ArgsUsage: "KEY",
 		Category:  forUsers,
 		Description: "Streams output.jsonl to standard output; with -o all results go to a folder: output.jsonl, errors.jsonl,\n" +
-			"invalid.jsonl, summary.json, summary.md, report.html and batch.json, as far as there are any.\n" +
-			"Exits 0 when they were fetched, 4 if the file was rejected and there is no output, 1 if the batch has not ended.\n\n" +
+			"invalid.jsonl, summary.json, summary.md, report.html and batch.json, as far as there are any. Those that an\n" +
+			"earlier batch left there, and this one does not have, are removed.\n" +
+			"Exits 0 when they were fetched, whatever the outcome; 4 if the file was rejected and there is no output; 1 if the\n" +
+			"batch has not ended.\n\n" +
 			"Examples:\n   spool results in/evals/prompts.jsonl > output.jsonl\n   spool results in/evals/prompts.jsonl -o results/",
 		Flags: append(storeFlags(),
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "fetch all into the folder `DIR`, which is made"}),
@@ -57,6 +62,9 @@ func (p *program) results(c *cli.Context) error {
 	if _, err := io.Copy(p.stdout, body); err != nil {
 		return fmt.Errorf("copy %q: %w", *v.OutputFileID, err)
 	}
+	if v.code() != exitOK { // the output is not all, and may be nothing
+		p.sayf("%s\n  %s", v.summary(), v.advice(r.store.name))
+	}
 	return nil
 }
 
@@ -65,16 +73,22 @@ func (p *program) fetchAll(ctx context.Context, s *store, v *view, dir string) e
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return failf(exitUsage, "", "make output folder: %w", err)
 	}
+	var names []string
 	for obj, err := range s.List(ctx, v.Output, "") {
 		if err != nil {
 			return err
 		}
 		name := strings.TrimPrefix(obj.Key, v.Output)
-		if !filepath.IsLocal(name) || strings.Contains(name, "/") {
-			continue // nothing that spool wrote
+		if filepath.IsLocal(name) && !strings.Contains(name, "/") { // else it is nothing that spool wrote
+			names = append(names, name)
 		}
+	}
+	if err := p.removeOld(dir, names); err != nil {
+		return err
+	}
+	for _, name := range names {
 		path := filepath.Join(dir, name)
-		if err := fetch(ctx, s, obj.Key, path); err != nil {
+		if err := fetch(ctx, s, v.Output+name, path); err != nil {
 			return err
 		}
 		if err := p.printf("%s\n", path); err != nil {
@@ -85,6 +99,32 @@ func (p *program) fetchAll(ctx context.Context, s *store, v *view, dir string) e
 		return v.verdict(s.name)
 	}
 	return nil
+}
+
+// removeOld removes what an earlier fetch left in dir and this one will not replace: whoever finds errors.jsonl beside
+// output.jsonl takes them for one batch's. Without a batch.json of spool's the folder is somebody else's, and left alone.
+func (p *program) removeOld(dir string, keep []string) error {
+	text, err := os.ReadFile(filepath.Join(dir, batch.ObjectName))
+	var old batch.Object
+	if err != nil || json.Unmarshal(text, &old) != nil || !batch.ValidID(old.ID) {
+		return nil
+	}
+	for _, name := range resultNames() {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err != nil || slices.Contains(keep, name) {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return failf(exitUsage, "", "remove what batch %s left: %w", old.ID, err)
+		}
+		p.sayf("removed %s: it was of batch %s", path, old.ID)
+	}
+	return nil
+}
+
+// resultNames are the files that fetchAll writes, as far as a batch has them.
+func resultNames() []string {
+	return []string{batch.OutputName, batch.ErrorsName, batch.InvalidName, batch.SummaryName, batch.MarkdownName, batch.ReportName, batch.ObjectName}
 }
 
 func fetch(ctx context.Context, b storage.Bucket, key, path string) (err error) {
