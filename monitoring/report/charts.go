@@ -39,8 +39,8 @@ type columns struct {
 
 type bar struct{ X, Y, W, H, Tip string }
 
-// newColumns draws values, with what tip says of each. It returns nil if all are 0.
-func newColumns(title string, values []float64, tip func(i int) string) *columns {
+// newColumns draws values of a unit, with what tip says of each. It returns nil if all are 0.
+func newColumns(title, unit string, values []float64, tip func(i int) string) *columns {
 	top := 0.0
 	for _, v := range values {
 		top = max(top, v)
@@ -48,7 +48,7 @@ func newColumns(title string, values []float64, tip func(i int) string) *columns
 	if top <= 0 {
 		return nil
 	}
-	c := &columns{Title: title, Top: decimal(top)}
+	c := &columns{Title: title, Top: amount(top, unit)}
 	w := chartWidth / float64(len(values))
 	for i, v := range values {
 		if v <= 0 {
@@ -193,11 +193,10 @@ func latencyChart(l batch.Latencies) *columns {
 		note += fmt.Sprintf(" Not drawn: %s that took more than %s.", plural(n, "request"), from(len(values)-i))
 		values = values[:len(values)-i]
 	}
-	c := newColumns("Requests by how long they took", values, func(i int) string {
+	c := newColumns("Requests by how long they took", "requests", values, func(i int) string {
 		return from(i) + " to " + from(i+1) + ": " + plural(int64(values[i]), "request")
 	})
 	if c != nil {
-		c.Top += " requests"
 		c.Left, c.Right = from(0), from(len(values))
 		if len(values) > 1 {
 			c.Middle = took(batch.LatencyFrom((2*first + len(values)) * perColumn / 2))

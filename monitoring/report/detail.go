@@ -219,15 +219,11 @@ func (f *gpuFlow) charts() []*columns {
 
 // slotChart draws values over time, as they are; nil if all are 0.
 func (t timeline) slotChart(title, unit string, values []float64) *columns {
-	c := newColumns(title, values, func(i int) string {
-		return span(float64(i)*t.slot) + " to " + span(float64(i+1)*t.slot) + ": " + decimal(values[i]) + " " + unit
+	c := newColumns(title, unit, values, func(i int) string {
+		return span(float64(i)*t.slot) + " to " + span(float64(i+1)*t.slot) + ": " + amount(values[i], unit)
 	})
 	if c != nil {
 		all := t.slot * float64(len(values))
-		if c.Top == "1" && !strings.Contains(unit, "/") {
-			unit = strings.TrimSuffix(unit, "s") // chunks and requests
-		}
-		c.Top += " " + unit
 		c.Left, c.Middle, c.Right = "0", span(all/2), span(all)
 	}
 	return c

@@ -32,6 +32,40 @@ func plural(n int64, noun string) string {
 	return count(n) + " " + noun + "s"
 }
 
+// amount writes a value with its unit, which is named in the plural: 1 chunk, 2 chunks, 1 line/s, 2 lines/s, 1 GB.
+func amount(f float64, unit string) string {
+	text := decimal(f)
+	if text != "1" {
+		return text + " " + unit
+	}
+	noun, per, rate := strings.Cut(unit, "/")
+	noun = text + " " + strings.TrimSuffix(noun, "s")
+	if rate {
+		noun += "/" + per
+	}
+	return noun
+}
+
+// sentence makes a sentence of a message. A first word that is more than a word, as body.model, stays as it is.
+func sentence(s string) string {
+	s = withStop(s)
+	end := strings.IndexFunc(s, func(r rune) bool { return !unicode.IsLower(r) })
+	if end <= 0 || s[end] != ' ' && end < len(s)-1 {
+		return s
+	}
+	first, size := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(first)) + s[size:]
+}
+
+// withStop gives a message its full stop, if it ends without a mark.
+func withStop(s string) string {
+	s = strings.TrimSpace(s)
+	if s == "" || strings.ContainsAny(s[len(s)-1:], ".!?") || strings.HasSuffix(s, "…") {
+		return s
+	}
+	return s + "."
+}
+
 // verb gives the form that goes with n.
 func verb(n int64, one, many string) string {
 	if n == 1 {
@@ -109,7 +143,7 @@ func percent(part, whole float64) string {
 func size(n float64) string {
 	for _, unit := range []string{"bytes", "kB", "MB", "GB"} {
 		if n < 1000 {
-			return decimal(n) + " " + unit
+			return amount(n, unit)
 		}
 		n /= 1000
 	}

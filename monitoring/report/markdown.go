@@ -23,7 +23,7 @@ func Markdown(s *batch.Summary) []byte {
 			cells = append(cells, []string{mdCell(r.Name), r.Count, mdCell(r.Lines), mdCell(plain(r.Example, 160))})
 		}
 		mdTable(&b, []string{"error", "count", "for instance", "says"}, cells)
-		mdMore(&b, len(rows)-10, "kinds")
+		mdMore(&b, len(rows)-10, " kind")
 	}
 	if bad, more := badRows(s); len(bad) > 0 {
 		b.WriteString("### What is wrong with the file\n\n")
@@ -59,7 +59,7 @@ func mdMixed(b *strings.Builder, s *batch.Summary) {
 		cells = append(cells, []string{mdText(r.Field), mdCell(plain(r.Value, 160)), mdCell(r.Runners)})
 	}
 	mdTable(b, []string{"differs", "value", "runners"}, cells)
-	mdMore(b, len(rows)-len(cells)+more, "values")
+	mdMore(b, len(rows)-len(cells)+more, " value")
 }
 
 func plainMarkdown(v verdict) string { return "## " + emoji(v.Tone) + " " + mdText(v.Word) + "\n" }
@@ -74,7 +74,7 @@ func mdFacts(s *batch.Summary) [][]string {
 	}
 	add("time", fmt.Sprintf("%s queued, %s running, %s", span(float64(s.Seconds.Queued)), span(float64(s.Seconds.Running)), plural(int64(len(s.Runners)), "runner")))
 	if s.Rates != nil {
-		add("throughput", decimal(rate(s))+" lines/s, "+decimal(s.Rates.OutputTokens)+" output tokens/s")
+		add("throughput", amount(rate(s), "lines/s")+", "+amount(s.Rates.OutputTokens, "output tokens/s"))
 	}
 	if q := s.Latency; q != nil {
 		add("latency", fmt.Sprintf("p50 %s, p95 %s, p99 %s, of %s", span(q.P50/1000), span(q.P95/1000), span(q.P99/1000), plural(q.Count, "request")))
@@ -122,9 +122,13 @@ func mdTable(b *strings.Builder, head []string, rows [][]string) {
 	b.WriteString("\n")
 }
 
+// mdMore says how many are not shown, of what, if that has to be said.
 func mdMore(b *strings.Builder, n int, what string) {
+	if n > 1 && what != "" {
+		what += "s"
+	}
 	if n > 0 {
-		fmt.Fprintf(b, "%s\n\n", strings.TrimSpace(fmt.Sprintf("and %d more %s", n, what)))
+		fmt.Fprintf(b, "and %d more%s\n\n", n, what)
 	}
 }
 

@@ -190,7 +190,7 @@ func recordNotes(s *batch.Summary) []string {
 		notes = append(notes, plural(open, "runner")+" recorded no end: killed, or not through yet when this was made.")
 	}
 	if resumed > 0 {
-		notes = append(notes, plural(resumed, "line")+" were taken over from runners that went, and not asked again.")
+		notes = append(notes, plural(resumed, "line")+verb(resumed, " was", " were")+" taken over from runners that went, and not asked again.")
 	}
 	return notes
 }

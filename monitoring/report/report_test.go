@@ -554,18 +554,105 @@ func TestAxisOfLatenciesHasItsMiddleAndSaysThatItIsLogarithmic(t *testing.T) {
 	}
 }
 
-func TestUpperEdgeOfAChartHasItsUnit(t *testing.T) {
+func TestUpperEdgeAndColumnsOfAChartHaveTheirUnit(t *testing.T) {
 	for _, tt := range []struct {
 		unit string
 		top  float64
 		want string
 	}{
-		{"chunks", 1, "1 chunk"}, {"chunks", 2, "2 chunks"}, {"lines/s", 1, "1 lines/s"}, {"output tokens/s", 1, "1 output tokens/s"}, {"%", 1, "1 %"},
+		{"chunks", 1, "1 chunk"}, {"chunks", 2, "2 chunks"}, {"requests", 1, "1 request"}, {"lines/s", 1, "1 line/s"}, {"lines/s", 0.5, "0.5 lines/s"},
+		{"output tokens/s", 1, "1 output token/s"}, {"output tokens/s", 1234, "1,234 output tokens/s"}, {"%", 1, "1 %"}, {"GB", 1, "1 GB"},
 	} {
-		if got := (timeline{slot: 5}).slotChart("title", tt.unit, []float64{0, tt.top}).Top; got != tt.want {
-			t.Errorf("%v %s: %q, want %q", tt.top, tt.unit, got, tt.want)
+		c := timeline{slot: 5}.slotChart("title", tt.unit, []float64{0, tt.top})
+		if c.Top != tt.want {
+			t.Errorf("%v %s: %q, want %q", tt.top, tt.unit, c.Top, tt.want)
+		}
+		if want := "5 s to 10 s: " + tt.want; c.Bars[0].Tip != want {
+			t.Errorf("%v %s: a column says %q, want %q", tt.top, tt.unit, c.Bars[0].Tip, want)
 		}
 	}
+	for n, want := range map[int64]string{1: "1 request", 2: "2 requests"} {
+		if got := latencyChart(batch.Latencies{{int64(batch.LatencyBucket(time.Second)), n}}).Top; got != want {
+			t.Errorf("latencies: %q, want %q", got, want)
+		}
+	}
+}
+
+// refused is a file that was rejected for what it is, not for its lines.
+func refused(message string) *batch.Summary {
+	s := outcomes()["Rejected"]
+	s.Lines = batch.SummaryLines{}
+	s.FileErrors = []batch.BatchError{{Code: batch.CodeEmptyFile, Message: message}}
+	return s
+}
+
+func TestVerdictsAreSentences(t *testing.T) {
+	const noRun = " No line was run, and no GPU was used."
+	for message, want := range map[string]string{
+		"the file has no line that is not blank": "The file has no line that is not blank." + noRun,
+		"body.model is the 101st, split it!":     "body.model is the 101st, split it!" + noRun,
+		"Cannot decompress the file. Why?":       "Cannot decompress the file. Why?" + noRun,
+		"öde":                                    "Öde." + noRun,
+		strings.Repeat("a ", 200):                "A " + strings.Repeat("a ", 149) + "…" + noRun,
+	} {
+		if got := judge(refused(message)).Text; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for message, want := range map[string]string{
+		"an engine lacks m; served are: default, vllmsim": "400 of 1,000 lines have an answer. The cause: an engine lacks m; served are: default, vllmsim.",
+		"is there a GPU?": "400 of 1,000 lines have an answer. The cause: is there a GPU?",
+		"no memory left.": "400 of 1,000 lines have an answer. The cause: no memory left.",
+	} {
+		s := outcomes()["Failed"]
+		s.Message = message
+		if got := judge(s).Text; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := sentence(""); got != "" {
+		t.Errorf("nothing gives %q", got)
+	}
+}
+
+// summary.md has no sections Errors and Identity of such a batch.
+func TestStepsNameWhatBothReportsHave(t *testing.T) {
+	const heading, mend = "What is wrong with the file", "Mend what is wrong with the file, check, upload again:"
+	html, markdown := Render(refused("the file has no line that is not blank"))
+	has(t, sane(t, html, markdown), heading, mend+" spool check prompts.jsonl")
+	has(t, string(markdown), "### "+heading, "- "+mend)
+	const want = "compare body.model with the models served, which report.html has under Identity."
+	if got := classAdvice(batch.ErrorClass{Status: 404}); got != "the engine knows no such model or path; "+want {
+		t.Errorf("404: %s", got)
+	}
+}
+
+func TestOneIsNotPlural(t *testing.T) {
+	s := outcomes()["Rejected"]
+	s.Lines.Invalid = 1
+	if got, want := judge(s).Text, "1 of 5 lines is bad. No line was run, and no GPU was used."; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for n, want := range map[int]string{0: "", 1: "and 1 more kind\n\n", 2: "and 2 more kinds\n\n"} {
+		var b strings.Builder
+		if mdMore(&b, n, " kind"); b.String() != want {
+			t.Errorf("%q, want %q", b.String(), want)
+		}
+	}
+	for n, want := range map[int64]string{1: "1 line was taken over from runners that went, and not asked again.", 2: "2 lines were taken over from runners that went, and not asked again."} {
+		if got := recordNotes(&batch.Summary{Runners: []batch.Runner{{EndedAt: 1, Resumed: n}}}); len(got) != 1 || got[0] != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	one := completed(600, 1)
+	one.Rates = &batch.SummaryRates{OutputTokens: 1}
+	has(t, string(Markdown(one)), "| throughput | 1 line/s, 1 output token/s |")
+	values := make([]batch.Variant, maxMixed+1)
+	for i := range values {
+		values[i] = batch.Variant{Value: fmt.Sprint("v", i), Count: 1, Runners: []string{"r"}}
+	}
+	one.Mixed = []batch.Difference{{Field: "args", Values: values}}
+	has(t, string(HTML(one)), "and 1 more value, in summary.json")
 }
 
 // A runner's retries are its own: that it asks again what another one had asked, it does not know.
@@ -606,7 +693,7 @@ func TestWordsForFigures(t *testing.T) {
 		span(0): "0 s", span(0.0004): "1 ms", span(0.25): "250 ms", span(1.5): "1.5 s", span(59.7): "1 min", span(200): "3 min 20 s", span(7500): "2 h 5 min",
 		span(90000): "1 d 1 h", span(-3): "0 s", decimal(0): "0", decimal(0.01234): "0.0123", decimal(4.567): "4.57", decimal(78.94): "78.9", decimal(1234.5): "1,235",
 		percent(0, 10): "0 %", percent(1, 1e6): "< 0.1 %", percent(999_999, 1e6): "> 99.9 %", percent(10, 10): "100 %", percent(1, 3): "33.3 %", percent(1, 0): "–",
-		size(999): "999 bytes", size(720187): "720 kB", size(8e10): "80 GB", count(-1234567): "-1,234,567", clock(0): "–", lines(1): "1 line", lines(1000): "1,000 lines",
+		size(999): "999 bytes", size(1): "1 byte", size(720187): "720 kB", size(8e10): "80 GB", count(-1234567): "-1,234,567", clock(0): "–", lines(1): "1 line", lines(1000): "1,000 lines",
 		shell("in/a-b_c.jsonl"): "in/a-b_c.jsonl", shell("in/it's <x>"): `'in/it'\''s <x>'`, shell("a\nb'"): `$'a\x0ab\''`, shell(""): "''",
 		plain("a\nb\x00c\u202ed", 100): "a b\uFFFDc\uFFFDd", plain("éééé", 3): "é…",
 		mdCode("a`b``c"): "``` a`b``c ```", mdCell("a|b"): "` a\\|b `", mdText("<b> @x www.y http://z"): `\<b\> &#64;x www\.y http:\/\/z`,

@@ -63,7 +63,7 @@ func judge(s *batch.Summary) verdict {
 		return verdict{"bad", "✗", "Expired", answered + "; " + cutOffText(s) + ".",
 			"Its window of " + plain(s.Window, 20) + " was over at " + clock(s.Times.Expires) + ": spool wait exits 6."}
 	case s.Outcome == batch.Failed:
-		return verdict{"bad", "✗", "Failed", answered + ". The cause: " + plain(s.Message, maxText),
+		return verdict{"bad", "✗", "Failed", answered + ". The cause: " + withStop(plain(s.Message, maxText)),
 			"It was stopped with the code " + plain(s.Code, 60) + ": spool wait exits 10."}
 	}
 	return verdict{"off", "?", plain(s.Outcome, 60), answered + ".", "This version of spool does not know the outcome."}
@@ -117,9 +117,9 @@ func rejection(s *batch.Summary) verdict {
 	v := verdict{"bad", "✗", "Rejected", "", "Validation refused the file before any line was run: spool wait exits 4."}
 	switch {
 	case s.Lines.Invalid > 0:
-		v.Text = fmt.Sprintf("%s of %s are bad. No line was run, and no GPU was used.", count(s.Lines.Invalid), lines(s.Lines.Total))
+		v.Text = fmt.Sprintf("%s of %s %s bad. No line was run, and no GPU was used.", count(s.Lines.Invalid), lines(s.Lines.Total), verb(s.Lines.Invalid, "is", "are"))
 	case len(s.FileErrors) > 0:
-		v.Text = plain(s.FileErrors[0].Message, maxText) + ". No line was run, and no GPU was used."
+		v.Text = sentence(plain(s.FileErrors[0].Message, maxText)) + " No line was run, and no GPU was used."
 	default:
 		v.Text = "No line was run, and no GPU was used."
 	}
@@ -139,7 +139,7 @@ func next(s *batch.Summary) []step {
 	var steps []step
 	switch {
 	case rejected(s):
-		return rejectedNext(s, key)
+		return rejectedNext(s)
 	case s.Outcome == batch.Cancelled:
 		steps = append(steps, step{"Run " + rest + ", as a new input:", again.Command})
 	case s.Outcome == batch.Expired:
@@ -160,9 +160,9 @@ func next(s *batch.Summary) []step {
 	return append(steps, fetch)
 }
 
-func rejectedNext(s *batch.Summary, key string) []step {
+func rejectedNext(s *batch.Summary) []step {
 	if s.Lines.Invalid == 0 {
-		return []step{{"Mend what is named under Errors, and upload again.", "spool check " + shell(key)}}
+		return []step{{"Mend what is wrong with the file, check, upload again:", "spool check prompts.jsonl"}}
 	}
 	return []step{
 		{"Every bad line is in invalid.jsonl, with its number, a code and the reason. Mend or remove them, check, upload again:", "spool check prompts.jsonl"},
@@ -183,7 +183,7 @@ func classAdvice(e batch.ErrorClass) string {
 	case e.Status == 0:
 		return advice(e.Code)
 	case e.Status == 404:
-		return "the engine knows no such model or path; compare body.model with the models under Identity."
+		return "the engine knows no such model or path; compare body.model with the models served, which report.html has under Identity."
 	case e.Status == 413 || e.Status == 400 || e.Status == 422:
 		return "the engine refuses these requests as they are; the example says why. Asking again gives the same answer: mend the lines."
 	case e.Status == 401 || e.Status == 403:
