@@ -1,6 +1,7 @@
 package watcher_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -628,6 +629,35 @@ func TestAnInputThatCannotBeReadEndsFailedWhenItsWindowIsOver(t *testing.T) {
 		got := outcome(w, "in/x.jsonl", id)
 		if got.Status != batch.Failed || got.Errors.Data[0].Code != "input_unreadable" || !strings.Contains(got.Errors.Data[0].Message, "denied") {
 			t.Errorf("batch.json %+v, want failed, input_unreadable, and why", got)
+		}
+	})
+}
+
+func TestAnUnreadableInputWhosePlanIsAnothersDeletesNothingMore(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		id := w.upload("in/x.jsonl", lines(1), "window", "1h")
+		sleep(time.Hour)
+		var deleted []string
+		w.scan(w.watcher(func(cfg *watcher.Config) {
+			cfg.Bucket, cfg.AllowWeakStore = &failing{Bucket: w.store, fail: func(op, key string) error {
+				switch {
+				case op == "get" && key == "in/x.jsonl":
+					return &storage.Error{Op: op, Key: key, Kind: storage.KindDenied}
+				case op == "put" && key == batch.PlanKey(id): // another watcher is faster, and can read
+					w.scan(w.watcher())
+				}
+				return nil
+			}}, true
+			cfg.Deleter = deleter(func(_ context.Context, key string) error {
+				if !strings.HasPrefix(key, "sys/v1/probe/") {
+					deleted = append(deleted, key)
+				}
+				return nil
+			})
+		}))
+		plan := w.plan(id)
+		if plan.Verdict != batch.Accepted || len(deleted) != 1 || !strings.HasSuffix(deleted[0], "/bad.jsonl.zst") || strings.Contains(deleted[0], plan.Folder) {
+			t.Errorf("plan %s, deleted %q; want accepted, and what the try that failed may have staged", plan.Verdict, deleted)
 		}
 	})
 }

@@ -112,6 +112,9 @@ func (w *Watcher) discard(ctx context.Context, id string, keys []string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrites)
 	defer cancel()
 	for _, key := range keys {
+		if key == "" { // of an upload that could not be read
+			continue
+		}
 		if err := w.cfg.Deleter.Delete(ctx, key); err != nil {
 			w.log.Debug("staged object left behind", zap.String("event", "staged_left"), zap.String("batch_id", id), zap.Error(err))
 			return
