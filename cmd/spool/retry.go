@@ -100,13 +100,9 @@ func (p *program) retryLines(c *cli.Context, r *remote, b *found, failed []int64
 	if err != nil {
 		return err
 	}
-	next, err := r.finder.batch(c.Context, target{key: s.key})
-	if err != nil {
-		return err
-	}
 	n := int64(len(failed))
-	return p.submitted(c, r.finder, next, submitted{
-		Batch: next.id, Input: s.key, Bucket: r.store.name, Uploaded: uploaded, Size: s.in.size, SHA256: s.sha256, Lines: &n})
+	return p.submitted(c, r.finder, s, submitted{
+		Input: s.key, Bucket: r.store.name, Uploaded: uploaded, Size: s.in.size, SHA256: s.sha256, Lines: &n})
 }
 
 // failedLines gives the numbers of the lines in errors.jsonl, rising, without those that validation refused.

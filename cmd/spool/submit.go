@@ -59,11 +59,14 @@ var errOtherBytes = errors.New("exists with other bytes")
 // submission is one upload in the making.
 type submission struct {
 	in     *input
+	file   string // as the command line names it
 	key    string
 	meta   map[string]string
 	sha256 string
 	md5    string
 	moot   []string // options that the batch of the same bytes does not have
+	there  int      // the rerun number of the same bytes that are there
+	ran    *found   // the batch that is asked for, if it began under an upload that another has replaced
 }
 
 // submitted is the result of spool submit.
@@ -71,7 +74,7 @@ type submitted struct {
 	Batch    string `json:"batch"`
 	Input    string `json:"input"`
 	Bucket   string `json:"bucket"`
-	Uploaded bool   `json:"uploaded"` // false: the same bytes were there, and their batch stands
+	Uploaded bool   `json:"uploaded"` // false: the same bytes were there, and their batch stands, or one of before
 	Size     int64  `json:"size"`
 	SHA256   string `json:"sha256"`
 	Lines    *int64 `json:"lines"` // null with --no-check
@@ -112,19 +115,20 @@ func (p *program) submit(c *cli.Context) error {
 	if len(s.moot) > 0 {
 		p.sayf("%s is of the upload that is there: another --rerun takes yours", strings.Join(s.moot, ", "))
 	}
-	b, err := f.batch(c.Context, target{key: s.key})
-	if err != nil {
-		return err
-	}
-	result.Batch = b.id
-	return p.submitted(c, f, b, result)
+	return p.submitted(c, f, s, result)
 }
 
 // submitted prints the result, and waits if that is asked for: then the result is that of wait.
-func (p *program) submitted(c *cli.Context, f *finder, b *found, result submitted) error {
-	if !result.Uploaded {
-		p.sayf("the same bytes are there already as %s: %s", result.Batch, b.view().State)
+func (p *program) submitted(c *cli.Context, f *finder, s *submission, result submitted) error {
+	b := s.ran
+	if b == nil {
+		var err error
+		if b, err = f.batch(c.Context, target{key: s.key}); err != nil {
+			return err
+		}
 	}
+	result.Batch = b.id
+	p.sayBefore(s, b, result.Uploaded)
 	if c.Bool("wait") {
 		w := p.newWaiter(c, f, 1)
 		w.pinned = map[string]*found{result.Input: b}
@@ -135,6 +139,27 @@ func (p *program) submitted(c *cli.Context, f *finder, b *found, result submitte
 	}
 	p.sayf("s3://%s/%s", result.Bucket, result.Input)
 	return p.printf("%s\n", result.Batch)
+}
+
+// sayBefore tells who submits bytes again what has become of them already.
+func (p *program) sayBefore(s *submission, b *found, uploaded bool) {
+	v := b.view()
+	before := s.ran != nil || uploaded && v.State == batch.Completed && b.olderThanInput()
+	switch {
+	case before && v.ended != nil:
+		next := max(rerun(s.meta), s.there) + 1
+		p.sayf("these bytes ran already as %s: %s; nothing runs again; --rerun %d asks for another run", v.Batch, v.State, next)
+	case before:
+		p.sayf("these bytes run already as %s: %s", v.Batch, v.State)
+	case !uploaded:
+		p.sayf("the same bytes are there already as %s: %s", v.Batch, v.State)
+	}
+}
+
+// olderThanInput reports whether a batch ended before its input was uploaded, so that the upload runs nothing.
+func (b *found) olderThanInput() bool {
+	at := b.view().EndedAt
+	return at != nil && b.input != nil && *at < b.input.LastModified.Unix()
 }
 
 func (p *program) newSubmission(c *cli.Context) (s *submission, bucket string, cleanup func(), err error) {
@@ -290,7 +315,6 @@ func (s *submission) put(ctx context.Context, f *finder, replace bool) (uploaded
 	if same {
 		stands, err := s.stands(ctx, f, have)
 		if err != nil || stands {
-			s.moot = differ(have.Metadata, s.meta)
 			return false, err
 		}
 	}
@@ -333,17 +357,33 @@ func differ(have, want map[string]string) []string {
 	return slices.DeleteFunc(submitOptions(), func(o string) bool { return o == "rerun" || have[o] == want[o] })
 }
 
-// stands reports whether the batch of the same bytes is the one that is asked for: with the same rerun number, and
-// not over without success.
+// stands reports whether the batch that is asked for, of the same bytes and rerun number, is there, and not over without
+// success.
 func (s *submission) stands(ctx context.Context, f *finder, have storage.Object) (bool, error) {
-	if rerun(have.Metadata) != rerun(s.meta) {
-		return false, nil
+	s.there = rerun(have.Metadata)
+	if s.there != rerun(s.meta) {
+		return s.ranBefore(ctx, f, have)
 	}
 	b, err := f.ofUpload(ctx, have)
-	if err != nil {
+	if err != nil || b.object != nil && b.object.Status != batch.Completed {
 		return false, err
 	}
-	return b.object == nil || b.object.Status == batch.Completed, nil
+	s.moot = differ(have.Metadata, s.meta)
+	return true, nil
+}
+
+// ranBefore looks for the batch that is asked for where an upload of the same bytes with another rerun number has replaced
+// its own. If it runs or has completed, another upload would run nothing, and make the key mean the older batch.
+func (s *submission) ranBefore(ctx context.Context, f *finder, have storage.Object) (bool, error) {
+	ours := have
+	ours.Metadata, ours.LastModified = s.meta, have.Date
+	b, err := f.ofUpload(ctx, ours)
+	if err != nil || b.status == nil && (b.object == nil || b.object.Status != batch.Completed) {
+		return false, err
+	}
+	b.input = nil // it is there with another number
+	s.ran = b
+	return true, nil
 }
 
 // reopened is an input that is opened once a try, and closed before the next.

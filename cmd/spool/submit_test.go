@@ -191,6 +191,49 @@ func TestSubmitOfTheSameBytesRunsAgainOnlyAfterAFailureOrWithRerun(t *testing.T)
 	}
 }
 
+// TestSubmitKnowsWhatRanBeforeAnotherRerun: another upload would run nothing, and the key would mean the old batch.
+func TestSubmitKnowsWhatRanBeforeAnotherRerun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		const key = "in/p.jsonl"
+		path := w.file("p.jsonl", goodLines(2))
+		submit := func(wantUploaded bool, said string, args ...string) (id string) {
+			t.Helper()
+			time.Sleep(time.Second)
+			stdout, stderr, code := w.spool(append([]string{"submit", path, "--json", "--bucket", "spool"}, args...)...)
+			if code != exitOK {
+				t.Fatalf("exit %d: %s", code, stderr)
+			}
+			got := document(t, stdout).(map[string]any)
+			id = got["batch"].(string)
+			if got["uploaded"] != wantUploaded || stderr != strings.ReplaceAll(said, "ID", id) {
+				t.Errorf("submit %v: uploaded %v, said %q, want %v, %q", args, got["uploaded"], stderr, wantUploaded, said)
+			}
+			return id
+		}
+		first := submit(true, "")
+		w.end(key, first, batch.Completed, 1, 1)
+		second := submit(true, "", "--rerun", "2")
+		if again := submit(false, "these bytes ran already as ID: completed; nothing runs again; --rerun 3 asks for another run\n"); again != first {
+			t.Errorf("it is %s, want %s", again, first)
+		}
+		if stdout, _, _ := w.spool("status", key, "--json", "--bucket", "spool"); document(t, stdout).(map[string]any)["batch"] != second {
+			t.Errorf("the key means %s, want %s", stdout, second)
+		}
+		w.want(exitLinesFailed, "submit", path, "--wait", "--bucket", "spool") // of the first
+		w.end(key, second, batch.Expired, 1, 1)
+		third := submit(true, "", "--rerun", "3")
+		submit(true, "", "--rerun", "2") // it did not complete
+		w.putJSON("out/p.jsonl/status.json", &batch.Status{Batch: third, State: "in_progress"})
+		submit(false, "these bytes run already as ID: in_progress\n", "--rerun", "3")
+
+		w.put(key, "other", nil)
+		if again := submit(true, "these bytes ran already as ID: completed; nothing runs again; --rerun 1 asks for another run\n", "--replace"); again != first {
+			t.Errorf("it is %s, want %s", again, first)
+		}
+	})
+}
+
 func TestSubmitValidatesFirst(t *testing.T) {
 	w := newWorld(t)
 	path := w.file("bad.jsonl", badFile)
