@@ -65,8 +65,7 @@ func mdMixed(b *strings.Builder, s *batch.Summary) {
 func plainMarkdown(v verdict) string { return "## " + emoji(v.Tone) + " " + mdText(v.Word) + "\n" }
 
 func mdFacts(s *batch.Summary) [][]string {
-	l := s.Lines
-	rows := [][]string{{"lines", fmt.Sprintf("%s: %s answered, %s failed, %s not run to the end, %s bad", count(l.Total), count(l.OK), count(failed(s)), count(cutOff(s)), count(l.Invalid))},
+	rows := [][]string{{"lines", mdLines(s)},
 		{"ended", clock(s.Times.Finalized) + ", " + span(float64(s.Seconds.Total)) + " after the upload"}}
 	add := func(name, value string) { rows = append(rows, []string{name, value}) }
 	if rejected(s) {
@@ -97,9 +96,23 @@ func mdFacts(s *batch.Summary) [][]string {
 		add("answers ended by", strings.Join(parts, "; "))
 	}
 	for _, f := range cost(s) {
-		add(strings.ToLower(f.Name), mdText(f.Value))
+		add(lower(f.Name), mdText(f.Value))
 	}
 	return rows
+}
+
+// mdLines says where the lines are, as the page does under Completeness.
+func mdLines(s *batch.Summary) string {
+	l := s.Lines
+	if rejected(s) {
+		return fmt.Sprintf("%s: %s bad, %s good, but not run", count(l.Total), count(l.Invalid), count(l.Total-l.Invalid))
+	}
+	return fmt.Sprintf("%s: %s answered, %s failed, %s not run to the end, %s bad", count(l.Total), count(l.OK), count(failed(s)), count(cutOff(s)), count(l.Invalid))
+}
+
+// lower writes a name in lower case, as the other names of the table are: GPU stays GPU.
+func lower(name string) string {
+	return strings.ReplaceAll(strings.ToLower(name), "gpu", "GPU")
 }
 
 func emoji(tone string) string {

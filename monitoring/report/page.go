@@ -443,7 +443,7 @@ func errorRows(s *batch.Summary) []errorRow {
 		rows = append(rows, errorRow{
 			Name: className(e), Count: lines(e.Count), Share: percent(float64(e.Count), float64(unanswered(s))),
 			W:     units(chartWidth * float64(max(0, e.Count)) / float64(max(1, unanswered(s)))),
-			Means: classAdvice(e), Example: plain(e.Example, maxText), Lines: strings.Join(numbers, ", "),
+			Means: sentence(classAdvice(e)), Example: plain(e.Example, maxText), Lines: strings.Join(numbers, ", "),
 		})
 	}
 	return rows

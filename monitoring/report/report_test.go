@@ -237,6 +237,7 @@ func TestErrorsHaveExamplesAndAdvice(t *testing.T) {
 	html, markdown := Render(s)
 	has(t, sane(t, html, markdown), "988 of 1,000 lines have an answer; 12 are without an answer (1.2 %): 10 failed, 2 bad.",
 		"lines without an answer 12 ", "failed 10 1 % errors.jsonl", "bad 2 0.2 % invalid.jsonl and errors.jsonl", "spool wait exits 3",
+		"The engine refuses these requests as they are;", "Bad lines that were skipped; invalid.jsonl has each with its reason.",
 		"HTTP 400 9 lines, 75 % of all without an answer", `{"error":{"message":"max_tokens must be at least 1"}}`,
 		testID+"-3, "+testID+"-17, "+testID+"-40", "request_timeout 1 line, 8.3 % of all without an answer", "spool retry s3://my-bucket/in/evals/prompts.jsonl --wait",
 		"The runners' records count 1,000 lines, the result 998")
@@ -318,7 +319,7 @@ func TestRejectedFileSaysWhatIsWrongAndThatNothingRan(t *testing.T) {
 	if strings.Contains(string(html), `href="output.jsonl"`) {
 		t.Error("the page refers to an output that is not there")
 	}
-	has(t, string(markdown), "| 2 | ` invalid_json ` | ` found 'n' at byte 1 ` |")
+	has(t, string(markdown), "| 2 | ` invalid_json ` | ` found 'n' at byte 1 ` |", "| lines | 5: 3 bad, 2 good, but not run |")
 }
 
 // What no runner wrote down is said to be unknown. Zero would be a lie.
@@ -334,7 +335,7 @@ func TestWhatWasNotRecordedIsNotZero(t *testing.T) {
 	has(t, sane(t, html, markdown), "The engine was not recorded.", "The runners' phases were not recorded.", "Throughput over time was not recorded.",
 		"Latencies were not recorded.", "GPUs were not recorded.", "Why answers ended was not recorded.", "The engine counted no tokens.", "GPU time not recorded",
 		"Price not recorded; no runner was told what its hour costs")
-	has(t, string(markdown), "| latency | not recorded |", "| tokens | not recorded |", "| gpu time | not recorded |")
+	has(t, string(markdown), "| latency | not recorded |", "| tokens | not recorded |", "| GPU time | not recorded |")
 	s.Runners = nil
 	html, markdown = Render(s)
 	has(t, sane(t, html, markdown), "No runner left a record.", "Runner time was not recorded.")
@@ -625,6 +626,12 @@ func TestStepsNameWhatBothReportsHave(t *testing.T) {
 	if got := classAdvice(batch.ErrorClass{Status: 404}); got != "the engine knows no such model or path; "+want {
 		t.Errorf("404: %s", got)
 	}
+}
+
+func TestErrorsOfTheFileAndOfLinesHaveTheirHeadings(t *testing.T) {
+	s := outcomes()["Completed, some lines failed"]
+	s.FileErrors = []batch.BatchError{{Code: "invalid_json", Message: "found 'n' at byte 1"}}
+	has(t, sane(t, HTML(s), Markdown(s)), "Errors What is wrong with the file line code message", "found 'n' at byte 1 Lines without an answer HTTP 400 9 lines")
 }
 
 func TestOneIsNotPlural(t *testing.T) {
