@@ -19,7 +19,7 @@ func (j job) output(ctx context.Context) error {
 		return nil
 	}
 	m := j.manifest
-	to := target{key: j.key(batch.OutputName), size: m.Counts.OKBytes, exact: true}
+	to := target{key: j.key(batch.OutputName), most: m.Counts.OKBytes, exact: true}
 	return j.upload(ctx, to, func(ctx context.Context) (stream, error) {
 		return &file{key: batch.ManifestKey(m.Batch), lines: newOrdered(ctx, j.outputParts()), want: m.Counts.OK}, nil
 	})
@@ -31,10 +31,7 @@ func (j job) errors(ctx context.Context) error {
 	if t.errors() == 0 {
 		return nil
 	}
-	to := target{key: j.key(batch.ErrorsName)}
-	if t.missing == 0 && t.bad == 0 {
-		to.size, to.exact = m.Counts.ErrBytes, true
-	}
+	to := target{key: j.key(batch.ErrorsName), most: mostErrors(t, m), exact: t.missing == 0 && t.bad == 0}
 	return j.upload(ctx, to, func(ctx context.Context) (stream, error) {
 		bad, err := j.openBad(ctx)
 		if err != nil {
@@ -49,7 +46,8 @@ func (j job) invalid(ctx context.Context) error {
 	if j.plan.Bad == 0 {
 		return nil
 	}
-	return j.upload(ctx, target{key: j.key(batch.InvalidName)}, func(ctx context.Context) (stream, error) {
+	to := target{key: j.key(batch.InvalidName), most: j.plan.Bad * longestBad}
+	return j.upload(ctx, to, func(ctx context.Context) (stream, error) {
 		key := batch.BadKey(j.plan.Batch, j.plan.Folder)
 		body, _, err := j.bucket.Get(ctx, key, storage.GetOptions{})
 		if err != nil {
@@ -98,8 +96,8 @@ type stream interface {
 // target is a file that is to be there.
 type target struct {
 	key   string
-	size  int64
-	exact bool // size is known
+	most  int64 // bytes
+	exact bool  // it has so many
 }
 
 // upload stores what open yields unless the file is there. The bytes are the same whoever makes them, so
@@ -112,8 +110,8 @@ func (j job) upload(ctx context.Context, to target, open func(context.Context) (
 	if err != nil {
 		return err
 	}
-	if to.exact && obj.Size != to.size {
-		return corruptf(to.key, "it has %d bytes, the manifest says %d", obj.Size, to.size)
+	if to.exact && obj.Size != to.most {
+		return corruptf(to.key, "it has %d bytes, the manifest says %d", obj.Size, to.most)
 	}
 	return nil
 }
@@ -132,6 +130,6 @@ func (j job) uploadOnce(ctx context.Context, to target, open func(context.Contex
 		var err error
 		s, err = open(ctx)
 		return s, err
-	}, jsonLines(to.size))
+	}, to.options())
 	return stored.Object, err
 }

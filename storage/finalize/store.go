@@ -94,14 +94,6 @@ func htmlObject() storage.PutOptions {
 	return storage.PutOptions{ContentType: "text/html; charset=utf-8"}
 }
 
-// partSize is the least that there is: a part is held in memory, where the collector doubles it, while some requests
-// more cost little.
-const partSize = storage.MinPartSize
-
-func jsonLines(size int64) storage.PutOptions {
-	return storage.PutOptions{ContentType: "application/jsonl", Size: size, PartSize: partSize}
-}
-
 var errNoDate = errors.New("the store's answer has no Date")
 
 // now tells the store's time. The plan is there as long as the batch is, so it is a key to ask about.
