@@ -76,15 +76,11 @@ func (p *program) doctor(c *cli.Context) error {
 	if _, err := exactArgs(c, 0, 0); err != nil {
 		return err
 	}
-	log, closeLog, err := p.userLog(c)
+	s, closeLog, err := p.openForUser(c, "")
 	if err != nil {
 		return err
 	}
 	defer closeLog()
-	s, err := p.openStore(c, "", log)
-	if err != nil {
-		return err
-	}
 	cfg, err := readConfig(c)
 	if err != nil {
 		return err

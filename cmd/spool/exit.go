@@ -103,7 +103,7 @@ func queueHint(e *queue.Error) string {
 	return "check the endpoint (--sqs-endpoint, AWS_ENDPOINT_URL_SQS), the region and the credentials: spool doctor"
 }
 
-// cause is why a connection failed, in few words; of any other error all of it.
+// cause is why a connection failed, in few words; "" of any other error.
 func cause(err error) string {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno.Error()
@@ -114,7 +114,7 @@ func cause(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "no answer in time"
 	}
-	return err.Error()
+	return ""
 }
 
 // outcomeCode gives the exit code of a batch that has ended.

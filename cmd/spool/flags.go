@@ -34,7 +34,7 @@ func queueFlags() []cli.Flag {
 
 func logFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "log-level", Category: logGroup, EnvVars: []string{"LOG_LEVEL"}, Usage: "debug, info, warn or error (default: info for watch, run and local, else warn)"},
+		&cli.StringFlag{Name: "log-level", Category: logGroup, EnvVars: []string{"LOG_LEVEL"}, Usage: "debug, info, warn or error (default: info for watch, run and local; others are silent, and warn in --log-file)"},
 		&cli.StringFlag{Name: "log-format", Category: logGroup, EnvVars: []string{"LOG_FORMAT"}, Usage: "json or console (default: json)"},
 		&cli.StringFlag{Name: "log-file", Category: logGroup, EnvVars: []string{"LOG_FILE"}, Usage: "append the log to `FILE` too, as JSON; a file for each process"},
 		&cli.IntFlag{Name: "log-file-size", Category: logGroup, Value: monitoring.DefaultFileMiB, EnvVars: []string{"LOG_FILE_SIZE"}, Usage: "rotate the file at `MIB`; 7 rotated files are kept, up to 30 days"},

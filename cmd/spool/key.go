@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
-	"go.uber.org/zap"
 
 	"spool/storage/batch"
 )
@@ -64,7 +63,6 @@ type remote struct {
 	targets []target
 	finder  *finder
 	store   *store
-	log     *zap.Logger
 	close   func()
 }
 
@@ -78,16 +76,11 @@ func (p *program) openKeys(c *cli.Context, min, max int) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	log, closeLog, err := p.userLog(c)
+	s, closeLog, err := p.openForUser(c, bucket)
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.openStore(c, bucket, log)
-	if err != nil {
-		closeLog()
-		return nil, err
-	}
-	return &remote{targets: targets, finder: &finder{bucket: userBucket{s.Bucket}, name: s.name}, store: s, log: log, close: closeLog}, nil
+	return &remote{targets: targets, finder: &finder{bucket: userBucket{s.Bucket}, name: s.name}, store: s, close: closeLog}, nil
 }
 
 // newest finds the batch of the one KEY of a command; exit 8 if there is none.

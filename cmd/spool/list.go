@@ -49,15 +49,11 @@ func (p *program) list(c *cli.Context) error {
 			return usagef("--state %q: want one of %s", s, strings.Join(states(), ", "))
 		}
 	}
-	log, closeLog, err := p.userLog(c)
+	s, closeLog, err := p.openForUser(c, bucket)
 	if err != nil {
 		return err
 	}
 	defer closeLog()
-	s, err := p.openStore(c, bucket, log)
-	if err != nil {
-		return err
-	}
 	keys, more, err := inputKeys(c.Context, s, prefix, c.Int("limit"))
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,7 +129,7 @@ const engineWait = 3 * time.Second
 func (l *local) askEngines(ctx context.Context) {
 	for _, e := range l.engines {
 		if err := healthy(ctx, e); err != nil && ctx.Err() == nil {
-			l.p.sayf("engine %s does not answer: %s; runners wait for it", e.Name(), cause(err))
+			l.p.sayf("engine %s does not answer: %s; runners wait for it", e.Name(), cmp.Or(cause(err), err.Error()))
 		}
 		e.Close()
 	}

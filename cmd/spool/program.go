@@ -21,6 +21,7 @@ type program struct {
 	stdout, stderr io.Writer
 	terminal       bool // stderr is one
 	connect        connector
+	bar            *bar // the progress on the terminal, if there is one
 }
 
 func (p *program) main(ctx context.Context, args []string) exitCode {
@@ -50,8 +51,14 @@ func (p *program) report(err error) exitCode {
 	return f.code
 }
 
-// sayf talks to people: a line on standard error.
-func (p *program) sayf(format string, args ...any) { fmt.Fprintf(p.stderr, format+"\n", args...) }
+// sayf talks to people: a line on standard error, above the progress bar.
+func (p *program) sayf(format string, args ...any) {
+	if p.bar != nil {
+		p.bar.sayf(format, args...)
+		return
+	}
+	fmt.Fprintf(p.stderr, format+"\n", args...)
+}
 
 // printf writes a result to standard output.
 func (p *program) printf(format string, args ...any) error {
@@ -139,11 +146,6 @@ func (p *program) logTo(c *cli.Context, out io.Writer, opt monitoring.Options) (
 		return nil, nil, failf(exitUsage, "", "%w", err)
 	}
 	return log, func() { _ = closeLog() }, nil // nothing is left to say it to
-}
-
-// userLog is the logger of the commands for users: warnings, on standard error.
-func (p *program) userLog(c *cli.Context) (*zap.Logger, func(), error) {
-	return p.logTo(c, p.stderr, monitoring.Options{Level: "warn", Component: c.Command.Name})
 }
 
 // logged writes the end of a service to its log, where its operator looks; it is not said again on standard error.

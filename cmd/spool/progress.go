@@ -44,11 +44,15 @@ func (b *bar) update(v *view) {
 	fmt.Fprint(b.out, clearLine+b.line)
 }
 
-// sayf writes a line above the bar.
+// sayf writes a line, above the bar if there is one.
 func (b *bar) sayf(format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	fmt.Fprintf(b.out, clearLine+format+"\n"+"%s", append(args, b.line)...)
+	text := fmt.Sprintf(format+"\n", args...)
+	if b.line != "" {
+		text = clearLine + text + b.line
+	}
+	fmt.Fprint(b.out, text)
 }
 
 func (b *bar) end() {

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"io"
 	"iter"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
+	"spool/monitoring"
 	"spool/storage"
 	"spool/storage/miniostore"
 	"spool/storage/s3store"
@@ -26,6 +30,7 @@ type storeConfig struct {
 	region   string
 	endpoint string
 	log      *zap.Logger
+	retrying func(error) // told of what is tried again, as the log is; nil: nobody is
 }
 
 // store is one bucket, with retries.
@@ -48,6 +53,9 @@ func connect(ctx context.Context, cfg storeConfig) (*store, error) {
 	retry := storage.Retry{OnRetry: func(op, key string, attempt int, err error) {
 		cfg.log.Warn("store call is tried again", zap.String("event", "store_retry"), zap.String("operation", op), zap.String("key", key),
 			zap.Int("attempt", attempt), zap.Error(err))
+		if cfg.retrying != nil {
+			cfg.retrying(err)
+		}
 	}}
 	d, err := openDriver(ctx, cfg, retry)
 	if err != nil {
@@ -68,15 +76,52 @@ func openDriver(ctx context.Context, cfg storeConfig, retry storage.Retry) (driv
 
 // openStore opens the bucket of --bucket, or the one given.
 func (p *program) openStore(c *cli.Context, bucket string, log *zap.Logger) (*store, error) {
-	if bucket == "" {
-		bucket = c.String("bucket")
+	return p.open(c, storeConfig{bucket: bucket, log: log})
+}
+
+// openForUser is openStore for the commands for users. Their log is on standard error only if its level was asked for; else
+// a store that does not answer is told once, in words: retries take seconds.
+func (p *program) openForUser(c *cli.Context, bucket string) (s *store, closeLog func(), err error) {
+	cfg, out := storeConfig{bucket: bucket}, p.stderr
+	if !c.IsSet("log-level") {
+		cfg.retrying, out = p.sayOnce(), io.Discard
 	}
-	if bucket == "" {
+	cfg.log, closeLog, err = p.logTo(c, out, monitoring.Options{Level: "warn", Component: c.Command.Name})
+	if err != nil {
+		return nil, nil, err
+	}
+	if s, err = p.open(c, cfg); err != nil {
+		closeLog()
+		return nil, nil, err
+	}
+	return s, closeLog, nil
+}
+
+// sayOnce gives a function that says of the first failure that the store does not answer.
+func (p *program) sayOnce() func(error) {
+	var once sync.Once
+	return func(err error) {
+		if storage.KindOf(err) != storage.KindUnavailable {
+			return // a conflict of writers passes
+		}
+		once.Do(func() {
+			why := " as it should"
+			if short := cause(err); short != "" {
+				why = " (" + short + ")"
+			}
+			p.sayf("the store does not answer%s: trying again", why)
+		})
+	}
+}
+
+// open adds what the flags say.
+func (p *program) open(c *cli.Context, cfg storeConfig) (*store, error) {
+	cfg.bucket = cmp.Or(cfg.bucket, c.String("bucket"))
+	if cfg.bucket == "" {
 		return nil, failf(exitUsage, "", "%w", errNoBucket)
 	}
-	return p.connect(c.Context, storeConfig{
-		driver: c.String("store-driver"), bucket: bucket, region: c.String("region"), endpoint: c.String("s3-endpoint"), log: log,
-	})
+	cfg.driver, cfg.region, cfg.endpoint = c.String("store-driver"), c.String("region"), c.String("s3-endpoint")
+	return p.connect(c.Context, cfg)
 }
 
 // userBucket is a bucket as a user's role sees it. AWS answers 403 instead of 404 for an absent key to

@@ -89,15 +89,11 @@ func (p *program) submit(c *cli.Context) error {
 		return err
 	}
 	defer cleanup()
-	log, closeLog, err := p.userLog(c)
+	st, closeLog, err := p.openForUser(c, bucket)
 	if err != nil {
 		return err
 	}
 	defer closeLog()
-	st, err := p.openStore(c, bucket, log)
-	if err != nil {
-		return err
-	}
 	result := submitted{Input: s.key, Bucket: st.name, Size: s.in.size}
 	if !c.Bool("no-check") {
 		if result.Lines, err = p.checkFirst(c, s); err != nil {

@@ -72,8 +72,8 @@ type waiter struct {
 func (p *program) newWaiter(c *cli.Context, f *finder, batches int) *waiter {
 	w := &waiter{finder: f, say: p.sayf, show: newLines(p.sayf)}
 	if p.terminal && batches == 1 {
-		bar := &bar{out: p.stderr}
-		w.show, w.say = bar, bar.sayf
+		p.bar = &bar{out: p.stderr}
+		w.show = p.bar
 	}
 	return w
 }
