@@ -137,7 +137,7 @@ func exactArgs(c *cli.Context, min, max int) ([]string, error) {
 	args = slices.Concat(args, rest) // "--" only says that no flags follow
 	if len(args) < min || max >= 0 && len(args) > max {
 		usage := strings.TrimSpace("spool " + c.Command.Name + " " + c.Command.ArgsUsage)
-		return nil, failf(exitUsage, "usage: "+usage+"; see --help", "spool %s: %d arguments given", c.Command.Name, len(args))
+		return nil, failf(exitUsage, "usage: "+usage+"; see --help", "spool %s: %s given", c.Command.Name, plural(int64(len(args)), "argument"))
 	}
 	return args, nil
 }

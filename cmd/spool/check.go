@@ -104,9 +104,20 @@ func (p *program) verdict(c *cli.Context, name string, f *findings) error {
 		}
 		return failf(exitRejected, "", "%s: %w", name, f.file)
 	case f.bad > 0:
-		return failf(exitRejected, "mend or remove them, or submit with --on-invalid skip to run the others",
-			"%s: %s of %s lines are bad", name, thousands(f.bad), thousands(f.lines))
+		return f.rejection(name)
 	}
-	p.sayf("%s: %s lines, all good, for %s", name, thousands(f.lines), f.endpoint)
+	p.sayf("%s: %s, all good, for %s", name, plural(f.lines, "line"), f.endpoint)
 	return nil
+}
+
+// rejection is the error of a file with bad lines.
+func (f *findings) rejection(name string) error {
+	are, hint := "are", "mend or remove them, or submit with --on-invalid skip to run the others"
+	if f.bad == 1 {
+		are, hint = "is", "mend or remove it, or submit with --on-invalid skip to run the others"
+	}
+	if f.bad == f.lines {
+		hint = "no line could be run: mend them"
+	}
+	return failf(exitRejected, hint, "%s: %s of %s %s bad", name, thousands(f.bad), plural(f.lines, "line"), are)
 }

@@ -151,6 +151,35 @@ func TestNumbersForPeople(t *testing.T) {
 	}
 }
 
+func TestCountsForPeople(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 lines", 1: "1 line", 2: "2 lines", 1234: "1,234 lines"} {
+		if got := plural(n, "line"); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestAdviceIsOfUse: lines that validation refused are not asked for again, however often.
+func TestAdviceIsOfUse(t *testing.T) {
+	line := int64(2)
+	bad := batch.BatchError{Line: &line}
+	for want, c := range map[string]struct {
+		failed int64
+		errors []batch.BatchError
+	}{
+		"see s3://b/out/a/x/errors.jsonl; spool retry in/a asks for the failed lines again": {3, nil},
+		"mend the lines of s3://b/out/a/x/invalid.jsonl":                                    {2, []batch.BatchError{bad, bad}},
+		"see s3://b/out/a/x/errors.jsonl; mend the lines of s3://b/out/a/x/invalid.jsonl; spool retry in/a asks for the others again": {
+			3, []batch.BatchError{bad, bad}},
+	} {
+		counts := batch.RequestCounts{Total: 9, Completed: 9 - c.failed, Failed: c.failed}
+		v := &view{Input: "in/a", Output: "out/a/x/", Errors: c.errors, Counts: counts, ended: &batch.Object{Status: batch.Completed, RequestCounts: counts}}
+		if got := v.advice("b"); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestKeys(t *testing.T) {
 	const id = "bpicclhpxbn2qqhb5uxmxo6zjly"
 	for in, want := range map[string]target{

@@ -63,7 +63,11 @@ func (p *program) retry(c *cli.Context) error {
 		return err
 	}
 	if skipped > 0 {
-		p.sayf("%s lines that validation refused are left out: mend them first", thousands(skipped))
+		are, them := "are", "them"
+		if skipped == 1 {
+			are, them = "is", "it"
+		}
+		p.sayf("%s that validation refused %s left out: mend %s first", plural(skipped, "line"), are, them)
 	}
 	if len(failed) == 0 {
 		return p.nothingToRetry(c)

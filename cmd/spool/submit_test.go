@@ -48,6 +48,25 @@ func TestCheckReportsEveryBadLine(t *testing.T) {
 	}
 }
 
+func TestCheckSaysHowManyLinesAreBad(t *testing.T) {
+	skip := ", or submit with --on-invalid skip to run the others"
+	for text, want := range map[string]string{
+		goodLines(1):               "1 line, all good, for /v1/completions",
+		goodLines(2):               "2 lines, all good, for /v1/completions",
+		goodLines(2) + "x\n":       "1 of 3 lines is bad\n  mend or remove it" + skip,
+		goodLines(1) + "x\nx\n":    "2 of 3 lines are bad\n  mend or remove them" + skip,
+		"nonsense\n":               "1 of 1 line is bad\n  no line could be run: mend them",
+		"nonsense\nmore of it\n\n": "2 of 2 lines are bad\n  no line could be run: mend them",
+	} {
+		w := newWorld(t)
+		path := w.file("p.jsonl", text)
+		_, stderr, _ := w.spool("check", path)
+		if got := strings.TrimPrefix(stderr, "spool: "); got != path+": "+want+"\n" {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestCheckReadsFilesKeysAndStandardInput(t *testing.T) {
 	w := newWorld(t)
 	good := goodLines(3)
@@ -317,6 +336,27 @@ func TestRetrySubmitsTheFailedLinesUnchanged(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRetrySaysWhatItLeavesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for n, want := range map[int64]string{
+			1: "1 line that validation refused is left out: mend it first\nno lines to retry\n",
+			2: "2 lines that validation refused are left out: mend them first\nno lines to retry\n",
+		} {
+			key := fmt.Sprintf("in/%d.jsonl", n)
+			id := w.upload(key, 3, nil)
+			var lines []string
+			for line := range n {
+				lines = append(lines, errorLine(id, line+1, 0))
+			}
+			w.endWithErrors(key, id, lines...)
+			if _, stderr, code := w.spool("retry", key, "--bucket", "spool"); code != exitOK || stderr != want {
+				t.Errorf("exit %d: %q, want %q", code, stderr, want)
+			}
+		}
+	})
 }
 
 func TestRetryTakesTheNextFreeName(t *testing.T) {

@@ -82,17 +82,13 @@ func (v *view) code() exitCode {
 func (v *view) summary() string {
 	s := fmt.Sprintf("%s: %s", v.Input, v.State)
 	if v.Counts.Total > 0 {
-		s += fmt.Sprintf(", %s of %s lines done", thousands(v.Counts.Completed+v.Counts.Failed), thousands(v.Counts.Total))
+		s += fmt.Sprintf(", %s of %s done", thousands(v.Counts.Completed+v.Counts.Failed), plural(v.Counts.Total, "line"))
 	}
 	if v.Counts.Failed > 0 {
 		s += fmt.Sprintf(", %s failed", thousands(v.Counts.Failed))
 	}
-	switch {
-	case v.ended != nil || v.Runners == 0:
-	case v.Runners == 1:
-		s += ", 1 runner"
-	default:
-		s += fmt.Sprintf(", %d runners", v.Runners)
+	if v.ended == nil && v.Runners > 0 {
+		s += ", " + plural(int64(v.Runners), "runner")
 	}
 	if v.ETASeconds != nil {
 		s += ", " + duration(*v.ETASeconds) + " left"
@@ -125,7 +121,26 @@ func (v *view) advice(bucket string) string {
 	case exitFailed:
 		return strings.TrimPrefix(v.firstError()+"; see "+dir+batch.ErrorsName, "; ")
 	default:
-		return "see " + dir + batch.ErrorsName + "; spool retry " + v.Input + " asks for the failed lines again"
+		return v.retryAdvice(dir)
+	}
+}
+
+// retryAdvice says which of the failed lines can be asked for again: not those that validation refused.
+func (v *view) retryAdvice(dir string) string {
+	refused := int64(0)
+	for _, e := range v.Errors {
+		if e.Line != nil {
+			refused++
+		}
+	}
+	see, mend, retry := "see "+dir+batch.ErrorsName+"; ", "mend the lines of "+dir+batch.InvalidName, "spool retry "+v.Input+" asks for the "
+	switch refused {
+	case 0:
+		return see + retry + "failed lines again"
+	case v.Counts.Failed:
+		return mend
+	default:
+		return see + mend + "; " + retry + "others again"
 	}
 }
 
@@ -142,6 +157,14 @@ func (v *view) firstError() string {
 		s += fmt.Sprintf(" (and %d more)", n)
 	}
 	return s
+}
+
+// plural counts things: 1 line, 2,000 lines.
+func plural(n int64, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return thousands(n) + " " + noun
 }
 
 // thousands writes 1234567 as 1,234,567.
