@@ -148,6 +148,10 @@ func (w *Watcher) heed(ctx context.Context, key string) (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
+	if id, ok := batch.ParseLongCancelKey(key); ok && w.remembered()[id] {
+		w.advanceLogged(ctx, id)
+		return true, nil
+	}
 	found, err := w.ask(ctx, input)
 	if err == nil && !found {
 		w.advanceInput(ctx, input)

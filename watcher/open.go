@@ -344,12 +344,11 @@ func (w *Watcher) judge(ctx context.Context, s *survey) error {
 
 // verdict says why the batch is to be stopped; nil if it is not.
 func (w *Watcher) verdict(ctx context.Context, s *survey) (*batch.Stop, error) {
-	wish := s.plan.Input.Key + batch.CancelSuffix
-	obj, err := w.cfg.Bucket.Head(ctx, wish)
+	wish, err := w.wish(ctx, s.plan)
 	switch {
-	case err != nil && !storage.IsNotFound(err):
+	case err != nil:
 		return nil, err
-	case err == nil && obj.LastModified.Unix() >= s.plan.Input.LastModified:
+	case wish != "":
 		return &batch.Stop{Outcome: batch.Cancelled, Code: batch.CodeBatchCancelled, Message: "cancelled by " + wish}, nil
 	case s.now.Unix() >= s.plan.ExpiresAt:
 		return &batch.Stop{Outcome: batch.Expired, Code: batch.CodeBatchExpired, Message: fmt.Sprintf(
@@ -359,6 +358,24 @@ func (w *Watcher) verdict(ctx context.Context, s *survey) (*batch.Stop, error) {
 		return &batch.Stop{Outcome: batch.Failed, Code: cause.Code, Message: cause.Message}, nil
 	}
 	return nil, nil
+}
+
+// wish gives the key of the wish to cancel a batch, "" if there is none. A store that refuses the key beside the input, since it
+// is too long, is asked for the one that names the batch: so whatever else it may refuse for good is still an error.
+func (w *Watcher) wish(ctx context.Context, plan *batch.Plan) (string, error) {
+	key := batch.CancelKey(plan.Input.Key)
+	obj, err := w.cfg.Bucket.Head(ctx, key)
+	if storage.KindOf(err) == storage.KindInvalid {
+		key = batch.LongCancelKey(plan.Batch)
+		obj, err = w.cfg.Bucket.Head(ctx, key)
+	}
+	switch {
+	case storage.IsNotFound(err), err == nil && obj.LastModified.Unix() < plan.Input.LastModified:
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return key, nil
 }
 
 // permanentCause finds a code that enough runners gave for one shard; of several the one of the lowest

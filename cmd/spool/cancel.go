@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/urfave/cli/v2"
 
 	"spool/storage"
@@ -13,8 +15,9 @@ func (p *program) cancelCommand() *cli.Command {
 		Usage:     "ask for the end of a batch; lines that are finished are kept",
 		ArgsUsage: "KEY",
 		Category:  forUsers,
-		Description: "Puts the empty object KEY.cancel beside the input, as `aws s3 cp` could. A watcher stops the batch at its next\n" +
-			"scan; lines that have no answer then get the code batch_cancelled in errors.jsonl. A batch that has ended is left alone.\n\n" +
+		Description: "Puts the empty object KEY.cancel beside the input, as `aws s3 cp` could, or in/_long/BATCH.cancel if KEY.cancel is too long\n" +
+			"for the store. A watcher stops the batch at its next scan; lines that have no answer then get the code batch_cancelled\n" +
+			"in errors.jsonl. A batch that has ended is left alone.\n\n" +
 			"Examples:\n   spool cancel in/evals/prompts.jsonl && spool wait in/evals/prompts.jsonl",
 		Flags:  append(storeFlags(), jsonFlag()),
 		Action: p.cancel,
@@ -33,7 +36,7 @@ func (p *program) cancel(c *cli.Context) error {
 	}
 	asked := v.ended == nil
 	if asked {
-		if _, err := r.store.Put(c.Context, v.Input+batch.CancelSuffix, nil, storage.PutOptions{}); err != nil {
+		if err := wish(c.Context, r.store, v); err != nil {
 			return err
 		}
 	}
@@ -48,4 +51,13 @@ func (p *program) cancel(c *cli.Context) error {
 		return nil
 	}
 	return p.printf("%s\n", v.Batch)
+}
+
+// wish puts the wish to cancel a batch where watchers look for it.
+func wish(ctx context.Context, b storage.Bucket, v *view) error {
+	_, err := b.Put(ctx, batch.CancelKey(v.Input), nil, storage.PutOptions{})
+	if storage.KindOf(err) == storage.KindInvalid { // too long
+		_, err = b.Put(ctx, batch.LongCancelKey(v.Batch), nil, storage.PutOptions{})
+	}
+	return err
 }

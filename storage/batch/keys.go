@@ -40,6 +40,22 @@ func mirrored(inputKey, id string) string {
 	return Path(inputKey) + "/"
 }
 
+// CancelKey is where a wish to cancel the batch of an input is put.
+func CancelKey(inputKey string) string { return inputKey + CancelSuffix }
+
+// longWishes is where wishes are that name a batch.
+const longWishes = InPrefix + "_long/"
+
+// LongCancelKey takes the place of CancelKey where that is too long for the store. How long keys may be is the store's matter: 1,024
+// bytes for S3, with 255 of them between two slashes where keys are files. It is asked, and refuses.
+func LongCancelKey(id string) string { return longWishes + id + CancelSuffix }
+
+// ParseLongCancelKey gives the batch of a LongCancelKey.
+func ParseLongCancelKey(key string) (id string, ok bool) {
+	id = strings.TrimSuffix(strings.TrimPrefix(key, longWishes), CancelSuffix)
+	return id, ValidID(id) && key == LongCancelKey(id)
+}
+
 // StatusKey is where people look first: one object an input, about its newest batch.
 func StatusKey(inputKey, id string) string {
 	if len(inputKey) > maxPath {

@@ -17,6 +17,8 @@ func TestKeysAreThoseOfFormat(t *testing.T) {
 		OutDir(long, keyID):                         "out/_long/" + keyID + "/",
 		LogDir(long, keyID):                         "logs/_long/" + keyID + "/",
 		StatusKey(long, keyID):                      "out/_long/" + keyID + "/status.json",
+		CancelKey("in/a/b.jsonl"):                   "in/a/b.jsonl.cancel",
+		LongCancelKey(keyID):                        "in/_long/" + keyID + ".cancel",
 		OutDir(long[:850], keyID):                   "out/" + long[3:850] + "/" + keyID + "/",
 		PlanKey(keyID):                              "sys/v1/b/" + keyID + "/plan.json",
 		StopKey(keyID):                              "sys/v1/b/" + keyID + "/stop.json",
@@ -38,6 +40,17 @@ func TestKeysAreThoseOfFormat(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestWishesThatNameABatchAreReadBack(t *testing.T) {
+	if id, ok := ParseLongCancelKey(LongCancelKey(keyID)); !ok || id != keyID {
+		t.Errorf("got %q, %v", id, ok)
+	}
+	for _, key := range []string{"", keyID, "in/_long/" + keyID, keyID + ".cancel", "in/" + keyID + ".cancel", "in/_long/x.cancel", LongCancelKey("a/" + keyID)} {
+		if id, ok := ParseLongCancelKey(key); ok {
+			t.Errorf("ParseLongCancelKey(%q) = %q", key, id)
 		}
 	}
 }
