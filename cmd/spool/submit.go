@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
@@ -59,7 +60,7 @@ var errOtherBytes = errors.New("exists with other bytes")
 // submission is one upload in the making.
 type submission struct {
 	in     *input
-	file   string // as the command line names it
+	file   string // as the command line names it; "" if it does not
 	key    string
 	meta   map[string]string
 	sha256 string
@@ -179,7 +180,7 @@ func (p *program) newSubmission(c *cli.Context) (s *submission, bucket string, c
 	if strings.HasSuffix(t.key, "/") && file != "-" {
 		t.key += filepath.Base(file)
 	}
-	s = &submission{key: t.key}
+	s = &submission{file: file, key: t.key}
 	if s.meta, err = submitMetadata(c); err != nil {
 		return nil, "", nil, err
 	}
@@ -246,7 +247,7 @@ func (p *program) checkFirst(c *cli.Context, s *submission) (*int64, error) {
 	n := 0
 	f, err := s.in.validate(c.Context, jsonl.Config{}, func(b batch.BadLine) error {
 		if n++; n <= shown {
-			p.sayf("%s:%d: %s: %s", s.key, b.Line, b.Code, b.Message)
+			p.sayf("%s:%d: %s: %s", s.file, b.Line, b.Code, b.Message)
 		}
 		return nil
 	})
@@ -256,8 +257,12 @@ func (p *program) checkFirst(c *cli.Context, s *submission) (*int64, error) {
 	if n > shown {
 		p.sayf("… and %d more: spool check lists all", n-shown)
 	}
+	if f.file != nil && f.file.Code == jsonl.UnsupportedSuffix {
+		return nil, failf(exitRejected, "give a KEY that ends in "+strings.Join(jsonl.Suffixes(), ", "), "%s: %s: the key would be %q",
+			s.file, f.file.Code, s.key)
+	}
 	if f.file != nil || f.bad > 0 && s.meta["on-invalid"] != "skip" {
-		return nil, p.verdict(c, s.key, f)
+		return nil, p.verdict(c, s.file, f)
 	}
 	return &f.lines, nil
 }
@@ -266,7 +271,7 @@ func (p *program) checkFirst(c *cli.Context, s *submission) (*int64, error) {
 func (s *submission) digest(ctx context.Context) error {
 	sha, md := sha256.New(), md5.New()
 	if err := copyTo(ctx, s.in, sha, md); err != nil {
-		return fmt.Errorf("read %q: %w", s.in.name, err)
+		return fmt.Errorf("read %q: %w", cmp.Or(s.file, s.in.name), err)
 	}
 	s.sha256, s.md5 = hex.EncodeToString(sha.Sum(nil)), hex.EncodeToString(md.Sum(nil))
 	s.meta[metaSHA256] = s.sha256

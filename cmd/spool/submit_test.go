@@ -257,7 +257,8 @@ func TestSubmitValidatesFirst(t *testing.T) {
 	w := newWorld(t)
 	path := w.file("bad.jsonl", badFile)
 	stdout, stderr, code := w.spool("submit", path, "--bucket", "spool")
-	if code != exitRejected || stdout != "" || !strings.Contains(stderr, "in/bad.jsonl:2: invalid_json: ") {
+	if code != exitRejected || stdout != "" || !strings.HasPrefix(stderr, path+":2: invalid_json: ") ||
+		!strings.Contains(stderr, "spool: "+path+": 3 of 4 lines are bad\n") || strings.Contains(stderr, "in/bad.jsonl") {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
 	if w.store.Writes("in/bad.jsonl") != 0 {
@@ -276,6 +277,20 @@ func TestSubmitValidatesFirst(t *testing.T) {
 	}
 	w.want(exitUsage, "submit", "-", "--bucket", "spool")
 	w.want(exitUsage, "submit", path)
+}
+
+// TestSubmitAsksForAnotherKey: it is the key that the watcher will go by, whatever the file is called.
+func TestSubmitAsksForAnotherKey(t *testing.T) {
+	w := newWorld(t)
+	for file, key := range map[string]string{"p.jsonl": "in/p.csv", "p.csv": ""} {
+		path := w.file(file, goodLines(1))
+		args := append([]string{"submit", "--bucket", "spool", path}, strings.Fields(key)...)
+		_, stderr, code := w.spool(args...)
+		want := "spool: " + path + `: unsupported_suffix: the key would be "in/p.csv"` + "\n  give a KEY that ends in .jsonl, .jsonl.gz, .jsonl.zst\n"
+		if code != exitRejected || stderr != want {
+			t.Errorf("spool %v: exit %d, %q, want %q", args, code, stderr, want)
+		}
+	}
 }
 
 func TestSubmitTakesStandardInputAndFolders(t *testing.T) {
