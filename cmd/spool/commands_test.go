@@ -331,6 +331,17 @@ func TestWaitFollowsTheBatchThatItPinned(t *testing.T) {
 	})
 }
 
+func TestWaitThatTimesOutTellsThatNothingIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, stderr, code := newWorld(t).spool("wait", "in/a.jsonl", "--timeout", "5s", "--bucket", "spool")
+		want := "in/a.jsonl: not there yet; waiting 1m0s for it\n" +
+			"spool: in/a.jsonl: not there, and so not ended within 5s\n  spool list shows what is there\n"
+		if code != exitTimeout || stderr != want {
+			t.Errorf("exit %d: %q, want %q", code, stderr, want)
+		}
+	})
+}
+
 func TestWaitSaysWhenNothingPicksItUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -384,13 +395,38 @@ func TestWaitEndsWhenItIsInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.upload("in/a.jsonl", 1, nil)
+		w.upload("in/b.jsonl", 1, nil)
+		w.end("in/c.jsonl", w.upload("in/c.jsonl", 2, nil), batch.Expired, 1, 1)
+		file := w.file("a.jsonl", goodLines(1))
+		goesOn := "spool: interrupted; the batch goes on\n  spool wait in/a.jsonl, or spool cancel in/a.jsonl\n"
+		for args, want := range map[string]string{
+			"wait in/a.jsonl":            goesOn,
+			"wait in/c.jsonl in/a.jsonl": goesOn,
+			"submit " + file + " --wait": goesOn,
+			"wait in/a.jsonl in/b.jsonl": "spool: interrupted; the batches go on\n  spool wait in/a.jsonl in/b.jsonl, or spool cancel KEY\n",
+			"wait in/none.jsonl":         "spool: interrupted\n",
+		} {
+			ctx, interrupt := context.WithCancel(t.Context())
+			time.AfterFunc(5*time.Second, interrupt)
+			_, stderr, code := w.spoolIn(ctx, append(strings.Fields(args), "--bucket", "spool")...)
+			if code != exitInterrupted || strings.Count(stderr, "interrupted") != 1 || !strings.HasSuffix(stderr, want) {
+				t.Errorf("spool %s: exit %d: %q, want %q", args, code, stderr, want)
+			}
+		}
+	})
+}
+
+func TestLogsEndWhenTheyAreInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.upload("in/a.jsonl", 1, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		interrupted, interrupt := context.WithCancel(t.Context())
 		context.AfterFunc(ctx, interrupt)
-		_, stderr, code := w.spoolIn(interrupted, "wait", "in/a.jsonl", "--bucket", "spool")
-		if code != exitInternal || !strings.HasSuffix(stderr, "spool: interrupted\n") {
-			t.Errorf("exit %d: %s", code, stderr)
+		_, stderr, code := w.spoolIn(interrupted, "logs", "in/a.jsonl", "-f", "--bucket", "spool")
+		if want := "spool: interrupted\n"; code != exitInterrupted || stderr != want {
+			t.Errorf("logs: exit %d: %q, want %q", code, stderr, want)
 		}
 	})
 }

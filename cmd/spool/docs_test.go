@@ -54,8 +54,9 @@ func generated(t *testing.T, text, part, body string) string {
 func exitTable() string {
 	var s strings.Builder
 	s.WriteString("| exit | meaning |\n| --- | --- |\n")
-	for code, meaning := range exitMeanings() {
-		fmt.Fprintf(&s, "| %d | %s |\n", code, meaning)
+	meanings := exitMeanings()
+	for _, code := range slices.Sorted(maps.Keys(meanings)) {
+		fmt.Fprintf(&s, "| %d | %s |\n", code, meanings[code])
 	}
 	return s.String()
 }

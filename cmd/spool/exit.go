@@ -28,11 +28,13 @@ const (
 	exitUnfit   // store or queue unfit, or not to be reached
 	exitFailed  // the batch failed otherwise
 	exitGPU     // of run: a GPU is unfit
+
+	exitInterrupted exitCode = 130 // as shells say it of SIGINT; waiting ended, what was waited for goes on
 )
 
 // exitMeanings is the table of docs/CLI.md, by code.
-func exitMeanings() []string {
-	return []string{
+func exitMeanings() map[exitCode]string {
+	return map[exitCode]string{
 		exitOK:          "done; `run`: idle, or handed over",
 		exitInternal:    "internal error; `run`: try elsewhere",
 		exitUsage:       "usage or configuration",
@@ -45,6 +47,7 @@ func exitMeanings() []string {
 		exitUnfit:       "store or queue unfit, or out of reach",
 		exitFailed:      "failed otherwise",
 		exitGPU:         "`run`: a GPU is unfit",
+		exitInterrupted: "`wait`, `--wait` and `logs -f`: interrupted, by SIGINT or SIGTERM; the batch goes on",
 	}
 }
 
@@ -91,6 +94,8 @@ func storeHint(k storage.Kind) string {
 		return "check the endpoint (--s3-endpoint, AWS_ENDPOINT_URL) and the network: spool doctor"
 	case storage.KindNotFound:
 		return "check the name of the bucket (--bucket) and the region"
+	case storage.KindInvalid, storage.KindUnknown:
+		return "is --s3-endpoint (AWS_ENDPOINT_URL_S3) the address of the store? spool doctor"
 	default:
 		return ""
 	}

@@ -102,6 +102,9 @@ func (p *program) logs(c *cli.Context) error {
 		p.sayf("no logs of %s yet", v.Batch)
 	}
 	reader.sayGaps()
+	if err != nil && c.Context.Err() != nil && c.Bool("follow") {
+		return failf(exitInterrupted, "", "interrupted")
+	}
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -102,12 +103,34 @@ func (p *program) waitFor(c *cli.Context, w *waiter, targets []target) error {
 	if err := p.waited(c, w.finder.name, views); err != nil {
 		return err
 	}
+	if c.Context.Err() != nil && errors.Join(errs...) != nil {
+		return interrupted(targets, views)
+	}
 	for i, v := range views {
 		if errs[i] == nil {
 			errs[i] = v.verdict(w.finder.name)
 		}
 	}
 	return p.firstOf(errs)
+}
+
+// interrupted is the error of a wait that was interrupted before all batches had ended. What became of those that had was
+// printed.
+func interrupted(targets []target, views []*view) error {
+	var keys []string
+	for i, v := range views {
+		if v != nil && v.ended == nil {
+			keys = append(keys, targets[i].String())
+		}
+	}
+	switch len(keys) {
+	case 0:
+		return failf(exitInterrupted, "", "interrupted")
+	case 1:
+		return failf(exitInterrupted, "spool wait "+keys[0]+", or spool cancel "+keys[0], "interrupted; the batch goes on")
+	default:
+		return failf(exitInterrupted, "spool wait "+strings.Join(keys, " ")+", or spool cancel KEY", "interrupted; the batches go on")
+	}
 }
 
 // waited prints the batches as far as they are known.
@@ -167,6 +190,9 @@ func (w *waiter) appear(ctx context.Context, t target) (*found, error) {
 			w.say("%s: not there yet; waiting %s for it", t, appearWithin)
 		}
 		if err := pause(ctx, pollEvery); err != nil {
+			if explain(err).code == exitTimeout {
+				err = failf(exitTimeout, "spool list shows what is there", "not there, and so %w", err)
+			}
 			return nil, err
 		}
 	}
