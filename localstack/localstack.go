@@ -171,10 +171,21 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("directory %q is in use by another local stack: %w", dir, err)
+		return nil, &inUseError{dir: dir, err: err}
 	}
 	return f, nil
 }
+
+// inUseError is the refusal of a lock, whose own text, "resource temporarily unavailable", tells nobody what is wrong.
+type inUseError struct {
+	dir string
+	err error
+}
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("directory %q is in use by another local stack", e.dir)
+}
+func (e *inUseError) Unwrap() error { return e.err }
 
 // address is that of the n-th part.
 func (s *Stack) address(n int) string {

@@ -73,6 +73,25 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 	}
 }
 
+func TestWhoGivesANumberForATimeIsToldWhatATimeIs(t *testing.T) {
+	const hint = "\n  a TIME is like 90s, 10m or 2h; see spool wait --help\n"
+	for args, want := range map[string]string{
+		"wait in/a --timeout 5": `spool: invalid value "5" for flag -timeout: parse error` + hint,
+		"wait in/a --json=5":    `spool: invalid boolean value "5" for -json: parse error` + "\n  see spool wait --help\n",
+		"list --limit x":        `spool: invalid value "x" for flag -limit: parse error` + "\n  see spool list --help\n",
+	} {
+		if _, stderr, code := newWorld(t).spool(strings.Fields(args)...); code != exitUsage || stderr != want {
+			t.Errorf("%s: exit %d, %q, want %q", args, code, stderr, want)
+		}
+	}
+	t.Setenv("SPOOL_TIMEOUT", "5")
+	_, stderr, code := newWorld(t).spool("wait", "in/a")
+	want := `spool: could not parse "5" as duration value from environment variable "SPOOL_TIMEOUT" for flag timeout: time: missing unit in duration "5"` + hint
+	if code != exitUsage || stderr != want {
+		t.Errorf("exit %d, %q, want %q", code, stderr, want)
+	}
+}
+
 func TestValuesThatMakeNoSenseAreRefused(t *testing.T) {
 	for args, want := range map[string]string{
 		"wait in/a --timeout -5s":                   "--timeout -5s: must be more than 0",

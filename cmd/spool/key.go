@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -34,10 +35,23 @@ func parseKey(s string) (target, error) {
 			return t, failf(exitUsage, "", "KEY %q: want s3://BUCKET/in/…", s)
 		}
 	}
+	if strings.HasPrefix(t.key, batch.OutPrefix) {
+		return t, failf(exitUsage, ofResults(s), "KEY %q is of results", s)
+	}
 	if batch.Path(t.key) == "" || !strings.HasPrefix(t.key, batch.InPrefix) {
 		return t, failf(exitUsage, "inputs are under in/: in/"+strings.TrimPrefix(t.key, "/"), "KEY %q is neither s3://BUCKET/in/…, in/… nor a batch id", s)
 	}
 	return t, nil
+}
+
+// ofResults says which KEY means the batch whose folder of results, or a file of it, was given: out/<path of the input>/<id>/…
+func ofResults(s string) string {
+	bucket, rest, _ := strings.Cut(s, batch.OutPrefix)
+	parts := strings.Split(rest, "/")
+	if i := slices.IndexFunc(parts, batch.ValidID); i > 0 && parts[0] != "_long" {
+		return "give its input, " + bucket + batch.InPrefix + strings.Join(parts[:i], "/") + ", or its batch id, " + parts[i]
+	}
+	return "give the key of its input, under " + batch.InPrefix
 }
 
 // parseKeys reads several, which must all be in one bucket.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -51,6 +52,9 @@ func (p *program) localCommands() []*cli.Command {
 	}}
 }
 
+// mostPortBase leaves two ports above it.
+const mostPortBase = 65533
+
 // local is what spool local runs.
 type local struct {
 	p     *program
@@ -83,6 +87,9 @@ func (p *program) local(c *cli.Context) (err error) {
 	if err := positive(c, "slots", "idle"); err != nil {
 		return err
 	}
+	if n := c.Int("port-base"); n < 0 || n > mostPortBase {
+		return usagef("--port-base %d: want 0 to %d", n, mostPortBase)
+	}
 	l, err := p.newLocal(c)
 	if err != nil {
 		return err
@@ -94,6 +101,9 @@ func (p *program) local(c *cli.Context) (err error) {
 	defer closeLog()
 	l.log = log
 	l.stack, err = localstack.Start(c.Context, localstack.Config{Dir: l.dirs.data, PortBase: c.Int("port-base"), Exe: l.exe}, log)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return failf(exitUnfit, "end it, or give --data DIR and --port-base N", "%w", err)
+	}
 	if err != nil {
 		return failf(exitUnfit, "", "%w", err)
 	}

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,11 +27,30 @@ func TestLocalRefusesWhatRunRefuses(t *testing.T) {
 		"--engine-url foo": `spool: engine url "foo": want http://host:port, https://host or unix:///path` + "\n" + engineHint,
 		"--engine-url 127.0.0.1:8000": `spool: engine url "127.0.0.1:8000": parse "127.0.0.1:8000": first path segment in URL cannot contain colon` +
 			"\n" + engineHint,
+		"--port-base 65534": "spool: --port-base 65534: want 0 to 65533\n",
+		"--port-base -1":    "spool: --port-base -1: want 0 to 65533\n",
 	} {
 		args := append([]string{"local", "--data", t.TempDir()}, strings.Fields(args)...)
 		if _, stderr, code := newWorld(t).spool(args...); code != exitUsage || stderr != want {
 			t.Errorf("spool %s: exit %d, %q, want %q", args, code, stderr, want)
 		}
+	}
+}
+
+func TestASecondLocalIsToldWhatToDo(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code := newWorld(t).spool("local", "--port-base", "0", "--data", dir)
+	want := "spool: start local stack: directory \"" + dir + "\" is in use by another local stack\n  end it, or give --data DIR and --port-base N\n"
+	if code != exitUnfit || stderr != want {
+		t.Errorf("exit %d: %q, want %q", code, stderr, want)
 	}
 }
 

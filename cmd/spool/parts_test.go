@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,6 +197,23 @@ func TestKeys(t *testing.T) {
 	for _, in := range []string{"", "in/", "x.jsonl", "/in/x.jsonl", "s3://b", "s3:///in/x", "s3://b/out/x", "out/x.jsonl"} {
 		if _, err := parseKey(in); err == nil || explain(err).code != exitUsage {
 			t.Errorf("%q: %v, want a usage error", in, err)
+		}
+	}
+}
+
+// TestWhoGivesAFolderOfResultsIsToldItsInput: status and wait print these folders.
+func TestWhoGivesAFolderOfResultsIsToldItsInput(t *testing.T) {
+	const id = "bpicclhpxbn2qqhb5uxmxo6zjly"
+	for in, want := range map[string]string{
+		"s3://b/out/x/a.jsonl/" + id + "/":    "give its input, s3://b/in/x/a.jsonl, or its batch id, " + id,
+		"out/a.jsonl/" + id:                   "give its input, in/a.jsonl, or its batch id, " + id,
+		"out/a.jsonl/" + id + "/errors.jsonl": "give its input, in/a.jsonl, or its batch id, " + id,
+		"s3://b/out/a.jsonl/status.json":      "give the key of its input, under in/",
+		"s3://b/out/_long/" + id + "/":        "give the key of its input, under in/",
+	} {
+		_, err := parseKey(in)
+		if err == nil || err.Error() != fmt.Sprintf("KEY %q is of results", in) || explain(err).hint != want {
+			t.Errorf("%s: %v, hint %q, want %q", in, err, explain(err).hint, want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -124,7 +125,22 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	if c.Command != nil && c.Command.Name != c.App.Name {
 		hint = "see spool " + c.Command.Name + " --help"
 	}
+	if c.Command != nil && aboutTime(c.Command, err.Error()) {
+		hint = "a TIME is like 90s, 10m or 2h; " + hint
+	}
 	return failf(exitUsage, hint, "%w", err)
+}
+
+// valueOf finds the flag in what urfave/cli says of a value of a flag or a variable.
+var valueOf = regexp.MustCompile(`(?:invalid value ".*" for flag -|could not parse ".*" as .* for flag )([a-z0-9-]+): `)
+
+// aboutTime reports whether an error is about the value of a flag that wants a TIME.
+func aboutTime(cmd *cli.Command, text string) bool {
+	m := valueOf.FindStringSubmatch(text)
+	return m != nil && slices.ContainsFunc(cmd.Flags, func(f cli.Flag) bool {
+		_, isTime := f.(*cli.DurationFlag)
+		return isTime && f.Names()[0] == m[1]
+	})
 }
 
 // logTo makes the logger of a command. Close it at the end.
