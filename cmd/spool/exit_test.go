@@ -28,7 +28,7 @@ func TestErrorsHaveTheirExitCodes(t *testing.T) {
 		"interrupted":       {fmt.Errorf("get: %w", context.Canceled), exitInternal, ""},
 		"denied":            {fmt.Errorf("look: %w", denied), exitUnfit, "credentials"},
 		"no bucket":         {&storage.Error{Kind: storage.KindNotFound}, exitUnfit, "--bucket"},
-		"no store":          {&storage.Error{Kind: storage.KindInvalid}, exitUnfit, "is --s3-endpoint (AWS_ENDPOINT_URL_S3) the address of the store? spool doctor"},
+		"no store":          {&storage.Error{Kind: storage.KindInvalid}, exitUnfit, "is --s3-endpoint (AWS_ENDPOINT_URL_S3) the address of the store?"},
 		"nonsense":          {&storage.Error{Kind: storage.KindUnknown}, exitUnfit, "is --s3-endpoint (AWS_ENDPOINT_URL_S3) the address of the store?"},
 		"refused write":     {&storage.Error{Kind: storage.KindPrecondition}, exitUnfit, ""},
 		"no queue":          {&queue.Error{Kind: queue.ErrNoQueue}, exitUnfit, "--create-queues"},

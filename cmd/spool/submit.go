@@ -154,9 +154,9 @@ func (p *program) sayBefore(s *submission, b *found, uploaded bool) {
 }
 
 // olderThanInput reports whether a batch ended before its input was uploaded, so that the upload runs nothing.
-func (b *found) olderThanInput() bool {
-	at := b.view().EndedAt
-	return at != nil && b.input != nil && *at < b.input.LastModified.Unix()
+func (f *found) olderThanInput() bool {
+	at := f.view().EndedAt
+	return at != nil && f.input != nil && *at < f.input.LastModified.Unix()
 }
 
 func (p *program) newSubmission(c *cli.Context) (s *submission, bucket string, cleanup func(), err error) {
