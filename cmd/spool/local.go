@@ -129,9 +129,6 @@ func (p *program) newLocal(c *cli.Context) (*local, error) {
 		return nil, usagef("--runners %d: must not be negative", c.Int("runners"))
 	}
 	dirs := localDirs{data: data, logs: filepath.Join(data, "logs")}
-	if err := os.MkdirAll(dirs.logs, 0o755); err != nil {
-		return nil, failf(exitUsage, "", "make folder of --data: %w", err)
-	}
 	config := c.String("config")
 	if config != "" {
 		if config, err = filepath.Abs(config); err != nil {
@@ -146,7 +143,13 @@ func (p *program) newLocal(c *cli.Context) (*local, error) {
 		pools: pools, p: p, exe: exe, dirs: dirs, config: config, slots: c.Int("slots"), idle: c.Duration("idle"), runners: c.Int("runners"),
 		simScale: c.Float64("sim-time-scale"), verbose: c.Bool("verbose"),
 	}
-	return l, l.chooseEngine(c)
+	if err := l.chooseEngine(c); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dirs.logs, 0o755); err != nil {
+		return nil, failf(exitUsage, "", "make folder of --data: %w", err)
+	}
+	return l, nil
 }
 
 // A model takes minutes to load, and memory that this machine hardly has twice.

@@ -30,9 +30,13 @@ func TestLocalRefusesWhatRunRefuses(t *testing.T) {
 		"--port-base 65534": "spool: --port-base 65534: want 0 to 65533\n",
 		"--port-base -1":    "spool: --port-base -1: want 0 to 65533\n",
 	} {
-		args := append([]string{"local", "--data", t.TempDir()}, strings.Fields(args)...)
+		data := filepath.Join(t.TempDir(), "data")
+		args := append([]string{"local", "--data", data}, strings.Fields(args)...)
 		if _, stderr, code := newWorld(t).spool(args...); code != exitUsage || stderr != want {
 			t.Errorf("spool %s: exit %d, %q, want %q", args, code, stderr, want)
+		}
+		if _, err := os.Stat(data); err == nil {
+			t.Errorf("spool %s: it made its folder", args)
 		}
 	}
 }
