@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -110,22 +109,10 @@ func TestSavingEndsAlthoughAnswersCome(t *testing.T) {
 	}
 }
 
-// broken is a bucket whose bodies break, as those do whose connection somebody closes: io.EOF is in the error.
-type broken struct{ storage.Bucket }
-
-func (b broken) Get(ctx context.Context, key string, opt storage.GetOptions) (io.ReadCloser, storage.Object, error) {
-	body, obj, err := b.Bucket.Get(ctx, key, opt)
-	if err != nil {
-		return nil, obj, err
-	}
-	defer body.Close()
-	return io.NopCloser(iotest.ErrReader(&storage.Error{Op: "get", Key: key, Kind: storage.KindUnavailable, Err: io.EOF})), obj, nil
-}
-
 func TestABrokenReadOfBadLinesIsNotTheirEnd(t *testing.T) {
 	w := newWorld(t)
 	plan := w.batch(10, 10, 3, 7)
-	w.bucket = broken{w.store}
+	w.bucket = storagetest.BreakReads{Bucket: w.store}
 	cfg, err := w.config().withDefaults()
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io"
 	"strings"
@@ -11,21 +10,8 @@ import (
 	"spool/storage"
 	"spool/storage/batch"
 	"spool/storage/memstore"
+	"spool/storage/storagetest"
 )
-
-// broken is a bucket whose bodies break off, as those do whose connection somebody closes: io.EOF is in the error.
-type broken struct{ storage.Bucket }
-
-func (b broken) Get(ctx context.Context, key string, opt storage.GetOptions) (io.ReadCloser, storage.Object, error) {
-	body, obj, err := b.Bucket.Get(ctx, key, opt)
-	if err != nil {
-		return nil, obj, err
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(body, iotest.ErrReader(&storage.Error{Op: "get", Key: key, Kind: storage.KindUnavailable, Err: io.EOF})), body}, obj, nil
-}
 
 // A retry of some of the failed lines would pass for one of all.
 func TestABrokenReadOfErrorsIsNotTheirEnd(t *testing.T) {
@@ -37,7 +23,7 @@ func TestABrokenReadOfErrorsIsNotTheirEnd(t *testing.T) {
 	if numbers, _, err := failedLines(t.Context(), store, b); err != nil || len(numbers) != 1 || numbers[0] != 2 {
 		t.Errorf("lines %v, %v; want 2", numbers, err)
 	}
-	if _, _, err := failedLines(t.Context(), broken{store}, b); storage.KindOf(err) != storage.KindUnavailable {
+	if _, _, err := failedLines(t.Context(), storagetest.BreakReads{Bucket: store, Keep: 1 << 20}, b); storage.KindOf(err) != storage.KindUnavailable {
 		t.Errorf("of a read that broke: %v, want unavailable", err)
 	}
 }

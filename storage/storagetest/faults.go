@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"testing/iotest"
 	"time"
 
 	"spool/storage"
@@ -306,4 +307,24 @@ func (b *slowBody) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return b.ReadCloser.Read(p)
+}
+
+// BreakReads is a bucket whose bodies break off after Keep bytes, or where they end, as if somebody had closed the connection:
+// io.EOF is in the error.
+type BreakReads struct {
+	storage.Bucket
+	Keep int64
+}
+
+// Get gives a body that breaks off.
+func (b BreakReads) Get(ctx context.Context, key string, opt storage.GetOptions) (io.ReadCloser, storage.Object, error) {
+	body, obj, err := b.Bucket.Get(ctx, key, opt)
+	if err != nil {
+		return nil, obj, err
+	}
+	broken := iotest.ErrReader(&storage.Error{Op: OpGet, Key: key, Kind: storage.KindUnavailable, Err: io.EOF})
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(io.LimitReader(body, b.Keep), broken), body}, obj, nil
 }
