@@ -254,12 +254,14 @@ func TestFetchedResultsAreOfOneBatch(t *testing.T) {
 		fetch("in/b.jsonl", "", "batch.json", "errors.jsonl", "notes.txt", "output.jsonl") // not spool's folder yet
 		write("batch.json", `{"id":"bother"}`)
 		fetch("in/b.jsonl", "", "batch.json", "errors.jsonl", "notes.txt", "output.jsonl")
+		fetch("in/b.jsonl", "", "batch.json", "errors.jsonl", "notes.txt", "output.jsonl") // the batch had none: it is the user's
 		fetch("in/a.jsonl", "", "batch.json", "errors.jsonl", "notes.txt", "output.jsonl")
-		write("invalid.jsonl", "old")
-		removed := func(name string) string {
-			return "removed " + filepath.Join(dir, name) + ": it was of batch " + bad + "\n"
-		}
-		fetch("in/b.jsonl", removed("errors.jsonl")+removed("invalid.jsonl"), "batch.json", "notes.txt", "output.jsonl")
+		write("invalid.jsonl", "mine")
+		fetch("in/a.jsonl", "", "batch.json", "errors.jsonl", "invalid.jsonl", "notes.txt", "output.jsonl")
+		fetch("in/b.jsonl", "removed "+filepath.Join(dir, "errors.jsonl")+": it was of batch "+bad+"\n",
+			"batch.json", "invalid.jsonl", "notes.txt", "output.jsonl")
+		write("batch.json", `{"id":"`+bad+`","errors":{"data":[{"line":2,"code":"x","message":"y"}]}}`)
+		fetch("in/b.jsonl", "removed "+filepath.Join(dir, "invalid.jsonl")+": it was of batch "+bad+"\n", "batch.json", "notes.txt", "output.jsonl")
 	})
 }
 
@@ -412,6 +414,19 @@ func TestWaitEndsWhenItIsInterrupted(t *testing.T) {
 			if code != exitInterrupted || strings.Count(stderr, "interrupted") != 1 || !strings.HasSuffix(stderr, want) {
 				t.Errorf("spool %s: exit %d: %q, want %q", args, code, stderr, want)
 			}
+		}
+	})
+}
+
+func TestAnInterruptedWaitTellsWhatFailedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.upload("in/a.jsonl", 1, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		_, stderr, code := w.spoolIn(ctx, "wait", "in/none.jsonl", "in/a.jsonl", "--bucket", "spool")
+		if code != exitInterrupted || !strings.Contains(stderr, "in/none.jsonl") || strings.Count(stderr, "interrupted") != 1 {
+			t.Errorf("exit %d: %q, want that there is no such input, and the interruption", code, stderr)
 		}
 	})
 }

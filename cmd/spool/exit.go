@@ -95,7 +95,7 @@ func storeHint(k storage.Kind) string {
 	case storage.KindNotFound:
 		return "check the name of the bucket (--bucket) and the region"
 	case storage.KindInvalid, storage.KindUnknown:
-		return "is --s3-endpoint (AWS_ENDPOINT_URL_S3) the address of the store?"
+		return "check the credentials (they may have expired), the region, and --s3-endpoint (AWS_ENDPOINT_URL_S3) if the store is not AWS"
 	default:
 		return ""
 	}

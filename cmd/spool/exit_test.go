@@ -28,8 +28,8 @@ func TestErrorsHaveTheirExitCodes(t *testing.T) {
 		"interrupted":       {fmt.Errorf("get: %w", context.Canceled), exitInternal, ""},
 		"denied":            {fmt.Errorf("look: %w", denied), exitUnfit, "credentials"},
 		"no bucket":         {&storage.Error{Kind: storage.KindNotFound}, exitUnfit, "--bucket"},
-		"no store":          {&storage.Error{Kind: storage.KindInvalid}, exitUnfit, "is --s3-endpoint (AWS_ENDPOINT_URL_S3) the address of the store?"},
-		"nonsense":          {&storage.Error{Kind: storage.KindUnknown}, exitUnfit, "is --s3-endpoint (AWS_ENDPOINT_URL_S3) the address of the store?"},
+		"no store":          {&storage.Error{Kind: storage.KindInvalid}, exitUnfit, "credentials (they may have expired), the region, and --s3-endpoint"},
+		"nonsense":          {&storage.Error{Kind: storage.KindUnknown}, exitUnfit, "credentials (they may have expired), the region, and --s3-endpoint"},
 		"refused write":     {&storage.Error{Kind: storage.KindPrecondition}, exitUnfit, ""},
 		"no queue":          {&queue.Error{Kind: queue.ErrNoQueue}, exitUnfit, "--create-queues"},
 		"queue unavailable": {&queue.Error{Kind: queue.ErrUnavailable}, exitUnfit, "--sqs-endpoint"},
@@ -102,4 +102,16 @@ func TestAnAbsentBucketIsNoAbsentInput(t *testing.T) {
 			t.Errorf("%s: exit %d, %s", args, code, stderr)
 		}
 	}
+}
+
+// A runner that is told to end while it starts, as while a driver of GPUs hangs, ends in order.
+func TestARunnerThatIsInterruptedBeforeItBeginsEndsInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, stderr, code := w.spoolIn(ctx, "run", "--engine-url", "http://e", "--bucket", "spool"); code != exitOK {
+			t.Errorf("exit %d: %s", code, stderr)
+		}
+	})
 }

@@ -36,7 +36,7 @@ func parseKey(s string) (target, error) {
 		}
 	}
 	if strings.HasPrefix(t.key, batch.OutPrefix) {
-		return t, failf(exitUsage, ofResults(s), "KEY %q is of results", s)
+		return t, failf(exitUsage, t.ofResults(), "KEY %q is of results", s)
 	}
 	if batch.Path(t.key) == "" || !strings.HasPrefix(t.key, batch.InPrefix) {
 		return t, failf(exitUsage, "inputs are under in/: in/"+strings.TrimPrefix(t.key, "/"), "KEY %q is neither s3://BUCKET/in/…, in/… nor a batch id", s)
@@ -45,11 +45,14 @@ func parseKey(s string) (target, error) {
 }
 
 // ofResults says which KEY means the batch whose folder of results, or a file of it, was given: out/<path of the input>/<id>/…
-func ofResults(s string) string {
-	bucket, rest, _ := strings.Cut(s, batch.OutPrefix)
-	parts := strings.Split(rest, "/")
+func (t target) ofResults() string {
+	parts := strings.Split(strings.TrimPrefix(t.key, batch.OutPrefix), "/")
 	if i := slices.IndexFunc(parts, batch.ValidID); i > 0 && parts[0] != "_long" {
-		return "give its input, " + bucket + batch.InPrefix + strings.Join(parts[:i], "/") + ", or its batch id, " + parts[i]
+		input := batch.InPrefix + strings.Join(parts[:i], "/")
+		if t.bucket != "" {
+			input = "s3://" + t.bucket + "/" + input
+		}
+		return "give its input, " + input + ", or its batch id, " + parts[i]
 	}
 	return "give the key of its input, under " + batch.InPrefix
 }

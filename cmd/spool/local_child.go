@@ -124,11 +124,12 @@ func (c *child) stop() {
 }
 
 // childEnv is the environment of the watcher and the runners: without the variables of spool's own flags, which are
-// meant for the parent, but for the one that says what is traced, and without its log file, which one process rotates.
+// meant for the parent, but for the one that says what is traced, without its log file, which one process rotates, and without
+// its format: what children log is read by programs.
 func childEnv(env []string) []string {
 	return slices.DeleteFunc(commandEnv(env), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return strings.HasPrefix(name, "SPOOL_") && name != envName("trace-every") || name == "LOG_FILE"
+		return strings.HasPrefix(name, "SPOOL_") && name != envName("trace-every") || name == "LOG_FILE" || name == "LOG_FORMAT"
 	})
 }
 

@@ -37,7 +37,7 @@ func TestAChildIsAskedOnceToEnd(t *testing.T) {
 // TestWhatReachesTheChildren: telemetry is set up for all at once, and the parent's own flags are not.
 func TestWhatReachesTheChildren(t *testing.T) {
 	got := childEnv([]string{"PATH=/bin", "SPOOL_BUCKET=b", "SPOOL_TRACE_EVERY=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318", "SENTRY_DSN=https://k@s/1",
-		"LOG_FILE=x", "LOG_LEVEL=debug", "AWS_PROFILE=work", "SPOOL_S3_ENDPOINT=http://elsewhere"})
+		"LOG_FILE=x", "LOG_FORMAT=console", "LOG_LEVEL=debug", "AWS_PROFILE=work", "SPOOL_S3_ENDPOINT=http://elsewhere"})
 	want := []string{"PATH=/bin", "SPOOL_TRACE_EVERY=1", "OTEL_EXPORTER_OTLP_ENDPOINT=http://c:4318", "SENTRY_DSN=https://k@s/1", "LOG_LEVEL=debug"}
 	if !slices.Equal(got, want) {
 		t.Errorf("environment %v, want %v", got, want)

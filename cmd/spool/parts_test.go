@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -172,6 +173,8 @@ func TestAdviceIsOfUse(t *testing.T) {
 		"mend the lines of s3://b/out/a/x/invalid.jsonl":                                    {2, []batch.BatchError{bad, bad}},
 		"see s3://b/out/a/x/errors.jsonl; mend the lines of s3://b/out/a/x/invalid.jsonl; spool retry in/a asks for the others again": {
 			3, []batch.BatchError{bad, bad}},
+		"see s3://b/out/a/x/errors.jsonl; mend the lines of s3://b/out/a/x/invalid.jsonl; spool retry in/a asks for the others again, if there are any": {
+			150, slices.Repeat([]batch.BatchError{bad}, batch.MaxErrors)},
 	} {
 		counts := batch.RequestCounts{Total: 9, Completed: 9 - c.failed, Failed: c.failed}
 		v := &view{Input: "in/a", Output: "out/a/x/", Errors: c.errors, Counts: counts, ended: &batch.Object{Status: batch.Completed, RequestCounts: counts}}
@@ -206,6 +209,7 @@ func TestWhoGivesAFolderOfResultsIsToldItsInput(t *testing.T) {
 	const id = "bpicclhpxbn2qqhb5uxmxo6zjly"
 	for in, want := range map[string]string{
 		"s3://b/out/x/a.jsonl/" + id + "/":    "give its input, s3://b/in/x/a.jsonl, or its batch id, " + id,
+		"s3://checkout/out/a.jsonl/" + id:     "give its input, s3://checkout/in/a.jsonl, or its batch id, " + id,
 		"out/a.jsonl/" + id:                   "give its input, in/a.jsonl, or its batch id, " + id,
 		"out/a.jsonl/" + id + "/errors.jsonl": "give its input, in/a.jsonl, or its batch id, " + id,
 		"s3://b/out/a.jsonl/status.json":      "give the key of its input, under in/",

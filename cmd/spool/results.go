@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,9 +84,7 @@ func (p *program) fetchAll(ctx context.Context, s *store, v *view, dir string) e
 			names = append(names, name)
 		}
 	}
-	if err := p.removeOld(dir, names); err != nil {
-		return err
-	}
+	old := readObject(filepath.Join(dir, batch.ObjectName))
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		if err := fetch(ctx, s, v.Output+name, path); err != nil {
@@ -95,23 +94,37 @@ func (p *program) fetchAll(ctx context.Context, s *store, v *view, dir string) e
 			return err
 		}
 	}
+	if old != nil && old.ID != v.Batch {
+		if err := p.removeOld(dir, old, names); err != nil {
+			return err
+		}
+	}
 	if v.OutputFileID == nil {
 		return v.verdict(s.name)
 	}
 	return nil
 }
 
-// removeOld removes what an earlier fetch left in dir and this one will not replace: whoever finds errors.jsonl beside
-// output.jsonl takes them for one batch's. Without a batch.json of spool's the folder is somebody else's, and left alone.
-func (p *program) removeOld(dir string, keep []string) error {
-	text, err := os.ReadFile(filepath.Join(dir, batch.ObjectName))
-	var old batch.Object
-	if err != nil || json.Unmarshal(text, &old) != nil || !batch.ValidID(old.ID) {
+// readObject reads a batch.json that was fetched earlier; nil if there is none of spool's.
+func readObject(path string) *batch.Object {
+	text, err := os.ReadFile(path)
+	var o batch.Object
+	if err != nil || json.Unmarshal(text, &o) != nil || !batch.ValidID(o.ID) {
 		return nil
 	}
-	for _, name := range resultNames() {
+	return &o
+}
+
+// removeOld removes the lines of an earlier batch that this fetch did not replace: whoever finds errors.jsonl beside output.jsonl
+// takes them for one batch's. What the earlier one did not have is not spool's.
+func (p *program) removeOld(dir string, old *batch.Object, fetched []string) error {
+	had := map[string]bool{
+		batch.OutputName: old.OutputFileID != nil, batch.ErrorsName: old.ErrorFileID != nil,
+		batch.InvalidName: old.Errors != nil && slices.ContainsFunc(old.Errors.Data, func(e batch.BatchError) bool { return e.Line != nil }),
+	}
+	for _, name := range slices.Sorted(maps.Keys(had)) {
 		path := filepath.Join(dir, name)
-		if _, err := os.Lstat(path); err != nil || slices.Contains(keep, name) {
+		if _, err := os.Lstat(path); err != nil || !had[name] || slices.Contains(fetched, name) {
 			continue
 		}
 		if err := os.Remove(path); err != nil {
@@ -120,11 +133,6 @@ func (p *program) removeOld(dir string, keep []string) error {
 		p.sayf("removed %s: it was of batch %s", path, old.ID)
 	}
 	return nil
-}
-
-// resultNames are the files that fetchAll writes, as far as a batch has them.
-func resultNames() []string {
-	return []string{batch.OutputName, batch.ErrorsName, batch.InvalidName, batch.SummaryName, batch.MarkdownName, batch.ReportName, batch.ObjectName}
 }
 
 func fetch(ctx context.Context, b storage.Bucket, key, path string) (err error) {

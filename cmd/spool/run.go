@@ -73,6 +73,9 @@ func (p *program) run(c *cli.Context) (err error) {
 	}
 	gpus := watchGPUs(c.Context, engineEnv(c, pool), log)
 	defer gpus.Close()
+	if c.Context.Err() != nil {
+		return nil // it was told to end before it had begun
+	}
 	cfg, err := p.runnerConfig(c, name, pool, gpus, reg, calls, log)
 	if err != nil {
 		return err

@@ -139,6 +139,8 @@ func (v *view) retryAdvice(dir string) string {
 		return see + retry + "failed lines again"
 	case v.Counts.Failed:
 		return mend
+	case batch.MaxErrors: // and maybe more
+		return see + mend + "; " + retry + "others again, if there are any"
 	default:
 		return see + mend + "; " + retry + "others again"
 	}

@@ -104,6 +104,11 @@ func (p *program) waitFor(c *cli.Context, w *waiter, targets []target) error {
 		return err
 	}
 	if c.Context.Err() != nil && errors.Join(errs...) != nil {
+		for _, err := range errs {
+			if err != nil && !errors.Is(err, context.Canceled) {
+				p.report(err)
+			}
+		}
 		return interrupted(targets, views)
 	}
 	for i, v := range views {
