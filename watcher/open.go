@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -360,12 +361,13 @@ func (w *Watcher) verdict(ctx context.Context, s *survey) (*batch.Stop, error) {
 	return nil, nil
 }
 
-// wish gives the key of the wish to cancel a batch, "" if there is none. A store that refuses the key beside the input, since it
-// is too long, is asked for the one that names the batch: so whatever else it may refuse for good is still an error.
+// wish gives the key of the wish to cancel a batch, "" if there is none. A store that refuses the key beside the input, or would
+// refuse to store it, since it is too long, is asked for the one that names the batch: so whatever else it may refuse for good is
+// still an error.
 func (w *Watcher) wish(ctx context.Context, plan *batch.Plan) (string, error) {
 	key := batch.CancelKey(plan.Input.Key)
 	obj, err := w.cfg.Bucket.Head(ctx, key)
-	if storage.KindOf(err) == storage.KindInvalid {
+	if storage.KindOf(err) == storage.KindInvalid || storage.IsNotFound(err) && isLong(key) {
 		key = batch.LongCancelKey(plan.Batch)
 		obj, err = w.cfg.Bucket.Head(ctx, key)
 	}
@@ -377,6 +379,9 @@ func (w *Watcher) wish(ctx context.Context, plan *batch.Plan) (string, error) {
 	}
 	return key, nil
 }
+
+// isLong reports whether there are stores that keep no such key: those of objects take 1,024 bytes, those of files 255 of a name.
+func isLong(key string) bool { return len(key) > 1024 || len(path.Base(key)) > 255 }
 
 // permanentCause finds a code that enough runners gave for one shard; of several the one of the lowest
 // shard, with the last message.

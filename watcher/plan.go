@@ -34,7 +34,7 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 		w.sayValidating(ctx, up, id)
 	}
 	st, err := w.stage(ctx, up, id)
-	if err != nil && !errors.Is(err, errChanged) && ctx.Err() == nil && up.overdue() {
+	if err != nil && !errors.Is(err, errChanged) && ctx.Err() == nil && w.overdue(ctx, up, id) {
 		st, err = unreadable(up, err), nil
 	}
 	if err != nil {
@@ -60,8 +60,15 @@ func (w *Watcher) makePlan(ctx context.Context, up *upload, id string, generatio
 	return w.markOpen(ctx, up, id)
 }
 
-// overdue reports whether the window of the upload was over, by the store's clock, when it was looked at.
-func (u *upload) overdue() bool { return !u.Date.Before(u.LastModified.Add(u.opt.window)) }
+// overdue reports whether the window of the upload was over, by the store's clock, when it was looked at. It counts from when
+// a watcher first looked, as that of a plan does, which the open marker tells.
+func (w *Watcher) overdue(ctx context.Context, up *upload, id string) bool {
+	if up.Date.Before(up.LastModified.Add(up.opt.window)) {
+		return false
+	}
+	marker, err := w.cfg.Bucket.Head(ctx, batch.OpenKey(id))
+	return err == nil && !up.Date.Before(marker.LastModified.Add(up.opt.window))
+}
 
 // unreadable ends an upload that could not be validated in its window: what the store refuses to give, as without
 // the right to use its key, would be asked for at every scan, for ever.

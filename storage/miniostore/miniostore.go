@@ -19,6 +19,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"spool/storage"
 	"spool/storage/internal/s3wire"
@@ -110,6 +111,9 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Object, error) {
 
 // Put stores body in one request.
 func (s *Store) Put(ctx context.Context, key string, body []byte, opt storage.PutOptions) (storage.Object, error) {
+	if err := s3utils.CheckValidObjectName(key); err != nil { // the SDK's error has no kind
+		return storage.Object{}, &storage.Error{Op: "put", Key: key, Kind: storage.KindInvalid, Err: err}
+	}
 	o := putOptions(opt)
 	o.DisableContentSha256 = true
 	info, err := s.core.PutObject(ctx, s.bucket, key, bytes.NewReader(body), int64(len(body)), s.contentMD5(body), "", o)
