@@ -168,8 +168,9 @@ func (s *shard) save(ctx context.Context, all bool) {
 	}
 }
 
-// segmentTimeout bounds one time of saving, in which full chunks, strikes and stops wait: it is that of one try of the store.
-const segmentTimeout = 30 * time.Second
+// segmentTimeout bounds one time of saving, in which full chunks, strikes and stops wait: a segment must come through a slow line,
+// which one try of the store has a second a MiB for.
+const segmentTimeout = 30*time.Second + storage.PartSize>>20*time.Second
 
 // saveTimeout bounds the last segment, which is written while a runner is being stopped.
 const saveTimeout = 5 * time.Second

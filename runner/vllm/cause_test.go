@@ -318,13 +318,18 @@ func TestServerThatTellsNoModelsHasNotStarted(t *testing.T) {
 }
 
 func TestOnlyAProgramThatIsNotThereIsPermanentlyNotStarted(t *testing.T) {
-	for err, cause := range map[error]Cause{
-		exec.ErrNotFound: CauseCommand, syscall.ENOENT: CauseCommand, syscall.EACCES: CauseCommand, syscall.ENOEXEC: CauseCommand,
-		syscall.EAGAIN: CauseUnknown, syscall.ENOMEM: CauseUnknown, syscall.EMFILE: CauseUnknown,
+	for err, lasts := range map[error]bool{
+		exec.ErrNotFound: true, syscall.ENOENT: true, syscall.EACCES: true, syscall.ENOEXEC: true,
+		syscall.EAGAIN: false, syscall.ENOMEM: false, syscall.EMFILE: false,
 	} {
-		failed, ok := errors.AsType[*StartError](notStarted(fmt.Errorf("start vllm: %w", err)))
-		if !ok || failed.Cause != cause || failed.Permanent != (cause == CauseCommand) || failed.Detail != "start vllm: "+err.Error() {
-			t.Errorf("%v: %+v", err, failed)
+		got := notStarted(fmt.Errorf("start vllm: %w", err))
+		failed, ok := errors.AsType[*StartError](got)
+		if ok != lasts || ok && (failed.Cause != CauseCommand || !failed.Permanent || failed.Detail != "start vllm: "+err.Error()) || !ok && !errors.Is(got, err) {
+			t.Errorf("%v: %+v", err, got)
+		}
+		b := budget{cfg: Config{Restarts: 20, Span: time.Hour, Backoff: time.Second}}
+		if _, err := b.spend(time.Now(), false, got); (err != nil) != lasts {
+			t.Errorf("%v: given up with %v", got, err)
 		}
 	}
 }

@@ -75,14 +75,15 @@ func launch(cfg Config, refused map[string]bool) (*life, error) {
 	return l, nil
 }
 
-// notStarted tells a program that is not there, or is none, from a system that has no room for it now.
+// notStarted tells a program that is not there, or is none, from a system that has no room for it now, which is nothing against the
+// batch: that is tried again until the restarts are used up.
 func notStarted(err error) error {
 	for _, lasting := range []error{exec.ErrNotFound, fs.ErrNotExist, fs.ErrPermission, syscall.ENOEXEC} {
 		if errors.Is(err, lasting) {
 			return &StartError{Cause: CauseCommand, Permanent: true, Detail: err.Error()}
 		}
 	}
-	return &StartError{Cause: CauseUnknown, Detail: err.Error()}
+	return err
 }
 
 // fail says that the engine is of no use any more; the first reason counts.

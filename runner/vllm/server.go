@@ -96,7 +96,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) live(ctx context.Context) (served bool, err error) {
 	l, err := launch(s.cfg, s.refused)
 	if err != nil {
-		s.count(func(t *Stats) { t.Failures++ })
+		s.failed(err)
 		return false, err
 	}
 	s.cfg.Log.Info("vllm starts", zap.String("event", "engine_start"), zap.Int("pid", l.proc.pid()), zap.Strings("args", l.proc.cmd.Args))
@@ -106,8 +106,7 @@ func (s *Server) live(ctx context.Context) (served bool, err error) {
 		err = s.watch(ctx, l)
 		s.leave(l, err)
 	} else if ctx.Err() == nil {
-		s.count(func(t *Stats) { t.Failures++ })
-		s.cfg.Log.Error("vllm did not start", zap.String("event", "engine_start_failed"), zap.Error(err))
+		s.failed(err)
 	}
 	if err == nil { // ctx ended it while it was ready
 		return l.answered.Load() > 0, l.end()
@@ -121,6 +120,11 @@ func (s *Server) live(ctx context.Context) (served bool, err error) {
 		err = errors.Join(buryErr, err)
 	}
 	return l.answered.Load() > 0, err
+}
+
+func (s *Server) failed(err error) {
+	s.count(func(t *Stats) { t.Failures++ })
+	s.cfg.Log.Error("vllm did not start", zap.String("event", "engine_start_failed"), zap.Error(err))
 }
 
 // enter makes a life the one that requests go to.
