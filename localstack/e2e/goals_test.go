@@ -96,6 +96,9 @@ func TestPrometheusTotalsAreTheTruth(t *testing.T) {
 	if b.RequestCounts.Completed != int64(len(lines)) {
 		t.Fatalf("batch %+v", b)
 	}
+	s.until("the runners have left their shards, of which one finalised the batch", func() bool {
+		return !slices.ContainsFunc(good, func(r *process) bool { return timesLogged(r, "shard_taken") != timesLogged(r, "shard_left") })
+	})
 	for _, r := range good {
 		r.signal(syscall.SIGTERM)
 		if code := r.ended(t); code != 0 {

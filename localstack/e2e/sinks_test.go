@@ -220,9 +220,11 @@ func (p *process) left(t *testing.T) (code int, took time.Duration) {
 }
 
 // logs reports whether a process has logged an event.
-func logs(p *process, event string) bool {
+func logs(p *process, event string) bool { return timesLogged(p, event) > 0 }
+
+func timesLogged(p *process, event string) (times int) {
 	text, _ := os.ReadFile(p.log) // it was created before the process
-	return strings.Contains(string(text), `"event":"`+event+`"`)
+	return strings.Count(string(text), `"event":"`+event+`"`)
 }
 
 // spool local, too, with all that it starts.
