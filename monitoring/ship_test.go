@@ -63,6 +63,13 @@ func (s *sink) LogDir(_ context.Context, id string) (string, error) {
 	return batch.LogDir("in/"+id+".jsonl", id), nil
 }
 
+// asks tells how often folders were asked for.
+func (s *sink) asks() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
 func (s *sink) planned(id string, planned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -469,14 +476,14 @@ func TestBatchThatIsNeverPlannedIsForgotten(t *testing.T) {
 		w.sink.planned(batchA, false)
 		w.log.Info("dead", zap.String("batch_id", batchA))
 		after(59 * time.Minute)
-		before := w.sink.asked
+		before := w.sink.asks()
 		after(time.Minute)
-		if w.sink.asked == before {
+		if w.sink.asks() == before {
 			t.Error("nobody asked for the folder in the last minute of the hour")
 		}
-		before = w.sink.asked
+		before = w.sink.asks()
 		after(time.Hour)
-		if n := w.sink.asked - before; n != 0 {
+		if n := w.sink.asks() - before; n != 0 {
 			t.Errorf("its folder was asked for %d times in the second hour, want never", n)
 		}
 		w.want("lines", w.lines(other), []string{"dead 1"})
