@@ -538,8 +538,8 @@ func TestWhatIsNoBatchHasItsPlaceWithTheOtherLogs(t *testing.T) {
 			}
 		}
 		w.want("lines", w.lines(other), []string{"of none 1", "forged 1", "forged 1"})
-		if w.sink.asked != 0 {
-			t.Errorf("the folder of a batch was asked for %d times", w.sink.asked)
+		if w.sink.asks() != 0 {
+			t.Errorf("the folder of a batch was asked for %d times", w.sink.asks())
 		}
 	})
 }
