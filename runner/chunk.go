@@ -197,7 +197,7 @@ func (c *chunk) flush() error {
 
 // refuse ends the work on the whole batch by this runner.
 func (c *chunk) refuse(a vllm.Answer) {
-	c.owner.fail(&causeError{batch.Cause{Code: a.Code, Message: a.Err.Error()}, a.Err})
+	c.owner.fail(because(a.Code, a.Err))
 }
 
 // unsaved gives the oldest results that no segment has, of most bytes or one more. The slice is the caller's.

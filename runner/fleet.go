@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"spool/runner/vllm"
-	"spool/storage/batch"
 )
 
 // probeEvery is how often an engine that is down is asked whether it is back.
@@ -65,8 +64,8 @@ type member struct {
 	healthy bool          // what it learned
 
 	counters *vllm.Counters // of the last look at its metrics
-	earlier  vllm.Counters  // of those of its processes that have been replaced meanwhile
 	load     vllm.Load      // likewise
+	earlier  vllm.Counters  // of those of its processes that have been replaced meanwhile
 }
 
 func newFleet(cfg Config, log *zap.Logger) *fleet {
@@ -128,7 +127,7 @@ func (f *fleet) serve(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return err
 	case ok && failed.Permanent:
-		f.refuse(&causeError{batch.Cause{Code: string(failed.Cause), Message: failed.Error()}, failed})
+		f.refuse(because(string(failed.Cause), failed))
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrEngineDown, err)

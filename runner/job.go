@@ -257,8 +257,7 @@ func (r *Runner) finalize(ctx, handOver context.Context, plan *batch.Plan) (*bat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(handOver, cancel)()
-	r.meter.endings.Add(1)
-	defer r.meter.endings.Add(-1)
+	defer r.meter.finalising()()
 	result, err := monitoring.Finalise(ctx, r.cfg.Tracer, r.cfg.Finalizer, plan, trace.LinkFromContext(ctx)) // the job that came to do it
 	switch {
 	case err != nil && handOver.Err() != nil:

@@ -138,10 +138,11 @@ func queueLabel(fast bool) string {
 // collect tells what is only worth knowing when somebody looks.
 func (m *meter) collect(emit monitoring.Emit) {
 	emit("spool_requests_in_flight", float64(m.asked.Load()))
+	progress := m.progress.Load()
 	if m.endings.Load() > 0 { // it copies, and has no results
-		m.moved()
+		progress = time.Now().UnixNano()
 	}
-	emit("spool_runner_last_progress_timestamp_seconds", float64(m.progress.Load())/1e9)
+	emit("spool_runner_last_progress_timestamp_seconds", float64(progress)/1e9)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var oldest time.Time
@@ -233,6 +234,15 @@ func errorType(a vllm.Answer) string {
 
 // moved notes that the runner is not stuck.
 func (m *meter) moved() { m.progress.Store(time.Now().UnixNano()) }
+
+// finalising notes that a batch is being finalised, until what it returns is called.
+func (m *meter) finalising() (done func()) {
+	m.endings.Add(1)
+	return func() {
+		m.moved()
+		m.endings.Add(-1)
+	}
+}
 
 // ended counts the result of a line.
 func (m *meter) ended(s *series, ok bool) {

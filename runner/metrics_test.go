@@ -363,11 +363,8 @@ func fullSample() gpu.Sample {
 func TestGPUsTellWhatTheyCan(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()
-	reg := prometheus.NewRegistry()
-	cfg.Metrics, cfg.GPUs = reg, fixedGPUs{fullSample(), {Device: gpu.Device{Index: 2}}}
-	if _, err := New(cfg); err != nil {
-		t.Fatal(err)
-	}
+	cfg.GPUs = fixedGPUs{fullSample(), {Device: gpu.Device{Index: 2}}}
+	_, reg := w.metered(cfg)
 	got := values(t, reg)
 	want := map[string]float64{
 		"utilization_ratio{gpu=1}": 0.5, "memory_used_bytes{gpu=1}": 3, "memory_total_bytes{gpu=1}": 8, "memory_used_max_bytes{gpu=1}": 4,
@@ -388,15 +385,21 @@ func TestGPUsTellWhatTheyCan(t *testing.T) {
 	}
 }
 
-func TestEngineCountersAreRelayed(t *testing.T) {
-	w := newWorld(t)
+// metered makes a runner, and gives the registry of its metrics.
+func (w *world) metered(cfg Config) (*Runner, *prometheus.Registry) {
+	w.t.Helper()
 	reg := prometheus.NewRegistry()
-	cfg := w.config()
 	cfg.Metrics = reg
 	r, err := New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
+	return r, reg
+}
+
+func TestEngineCountersAreRelayed(t *testing.T) {
+	w := newWorld(t)
+	r, reg := w.metered(w.config())
 	m := r.fleet.members[0]
 	m.up, m.epoch = true, 3
 	m.counters = &vllm.Counters{PromptTokens: 10, GenerationTokens: 20, Preemptions: 2, PrefixQueries: 8, PrefixHits: 6}
@@ -423,17 +426,12 @@ func (e *restarted) Metrics(context.Context) (vllm.Counters, vllm.Load, error) {
 
 func TestEngineCountersRiseOverARestart(t *testing.T) {
 	w := newWorld(t)
-	reg := prometheus.NewRegistry()
 	cfg := w.config()
-	cfg.Metrics = reg
 	cfg.Engines = []Engine{
 		&restarted{cfg.Engines[0], []vllm.Counters{{PromptTokens: 100, GenerationTokens: 10}, {PromptTokens: 150, GenerationTokens: 20}, {PromptTokens: 160, GenerationTokens: 30}}},
 		&restarted{cfg.Engines[0], []vllm.Counters{{PromptTokens: 100, GenerationTokens: 10}, {PromptTokens: 5, GenerationTokens: 10}, {PromptTokens: 7, GenerationTokens: 11}}},
 	}
-	r, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, reg := w.metered(cfg)
 	for _, want := range [][2]float64{{200, 20}, {255, 40}, {267, 51}} {
 		for _, m := range r.fleet.members {
 			r.fleet.observe(t.Context(), m)
@@ -469,13 +467,7 @@ func TestAnEngineIsWaitedForFromTheFirstWishOn(t *testing.T) {
 
 func TestARunnerWhoseEngineCameUpOrThatFinalisesIsNotStuck(t *testing.T) {
 	w := newWorld(t)
-	reg := prometheus.NewRegistry()
-	cfg := w.config()
-	cfg.Metrics = reg
-	r, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, reg := w.metered(w.config())
 	stuck := func() bool {
 		moved := values(t, reg)["spool_runner_last_progress_timestamp_seconds{}"]
 		r.meter.progress.Store(0)
@@ -489,11 +481,14 @@ func TestARunnerWhoseEngineCameUpOrThatFinalisesIsNotStuck(t *testing.T) {
 	if stuck() {
 		t.Error("the engine came up, and the runner is stuck")
 	}
-	r.meter.endings.Add(1)
+	done := r.meter.finalising()
 	if stuck() {
 		t.Error("a batch is finalised, and the runner is stuck")
 	}
-	r.meter.endings.Add(-1)
+	done()
+	if stuck() {
+		t.Error("a batch was finalised, and the runner is stuck")
+	}
 	if !stuck() {
 		t.Error("nothing is finalised any more, and the runner moved")
 	}

@@ -71,7 +71,11 @@ var (
 // causeError says that this runner cannot work on the batch.
 type causeError struct {
 	batch.Cause
-	why error // nil if Cause says all
+	why error
+}
+
+func because(code string, why error) *causeError {
+	return &causeError{batch.Cause{Code: code, Message: why.Error()}, why}
 }
 
 func (e *causeError) Unwrap() error { return e.why }
@@ -280,10 +284,7 @@ func (s *shard) checkModels(ctx context.Context) error {
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	return &causeError{Cause: batch.Cause{
-		Code:    vllm.CodeModelNotFound,
-		Message: fmt.Sprintf("an engine lacks %s; served are: %s", strings.Join(missing, ", "), strings.Join(served, ", ")),
-	}}
+	return because(vllm.CodeModelNotFound, fmt.Errorf("an engine lacks %s; served are: %s", strings.Join(missing, ", "), strings.Join(served, ", ")))
 }
 
 // load reads the lines of a chunk and gives those without an answer as tasks. If there is none, the

@@ -62,8 +62,8 @@ type Sampler struct {
 	failures int
 }
 
-// Open looks for GPUs, for openLimit at most, or until ctx ends. The Sampler can always be used and must be closed; the reason is empty, or says
-// for a log line why there are no GPUs, or what of them is not seen.
+// Open looks for GPUs, for openLimit at most, or until ctx ends. The Sampler can always be used and must be closed; the reason
+// is empty, or says for a log line why there are no GPUs, or what of them is not seen.
 //
 // If visible is not empty, only these GPUs are watched: it is a list as in CUDA_VISIBLE_DEVICES, of indexes and UUIDs, which
 // may be abbreviated, and ends before the first that is not there. Indexes are taken in the order of the PCI bus: CUDA's own,
@@ -75,31 +75,31 @@ func Open(ctx context.Context, visible string) (s *Sampler, reason string) {
 
 // openWithin calls open, and leaves it alone when openLimit has passed or ctx has ended; a driver that answers later is closed.
 func openWithin(ctx context.Context, open func() (source, error)) (*Sampler, string) {
-	opened := make(chan source)
-	failed := make(chan error, 1)
-	late := make(chan struct{})
-	go func() {
-		src, err := open()
-		if err != nil {
-			failed <- err
-			return
-		}
-		select {
-		case opened <- src:
-		case <-late:
-			src.close()
-		}
-	}()
+	type answer struct {
+		source
+		err error
+	}
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
+	answered := make(chan answer)
+	go func() {
+		src, err := open()
+		select {
+		case answered <- answer{src, err}:
+		case <-ctx.Done():
+			if err == nil {
+				src.close()
+			}
+		}
+	}()
 	select {
-	case src := <-opened:
-		return newSampler(src)
-	case err := <-failed:
-		return &Sampler{}, err.Error()
+	case a := <-answered:
+		if a.err != nil {
+			return &Sampler{}, a.err.Error()
+		}
+		return newSampler(a.source)
 	case <-ctx.Done():
-		close(late)
 		return &Sampler{}, fmt.Sprintf("the driver did not answer within %v", time.Since(begun).Round(time.Second))
 	}
 }

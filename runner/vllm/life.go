@@ -126,12 +126,15 @@ func (l *life) awaitReady(ctx context.Context) error {
 
 // introduce asks what the server serves. One that is healthy but does not tell has not started.
 func (l *life) introduce(ctx context.Context) (err error) {
-	l.version = l.client.Version(ctx)
 	l.models, err = l.client.Cards(ctx)
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return err
+	case err != nil:
 		return &StartError{Cause: CauseUnknown, Detail: err.Error(), Log: l.out.last(startErrorLines)}
 	}
-	return err
+	l.version = l.client.Version(ctx)
+	return nil
 }
 
 // do calls the engine, and tells the death of the engine from trouble with the request.
